@@ -1,0 +1,268 @@
+//! JSON texts: a strict RFC 8259 parser onto the tape, and RFC 8785 canonical form.
+
+use crate::tape::{Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node};
+
+/// Parses one JSON text (whitespace around it allowed) onto `tape`.
+pub(crate) fn parse(input: &[u8], form: Form, limit: usize, tape: &mut Tape) -> Result<(), Fault> {
+    tape.clear();
+    if input.len() >= MAX_INPUT {
+        return Err(Fault::TooLarge);
+    }
+    let text = core::str::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))?;
+    let mut p = Parser { text, b: input, at: 0, form, limit, tape };
+    p.space();
+    p.value(1)?;
+    p.space();
+    if p.at == input.len() { Ok(()) } else { Err(Fault::Syntax(p.at)) }
+}
+
+struct Parser<'i, 't> {
+    text: &'i str,
+    b: &'i [u8],
+    at: usize,
+    form: Form,
+    limit: usize,
+    tape: &'t mut Tape,
+}
+
+impl Parser<'_, '_> {
+    fn fail<T>(&self) -> Result<T, Fault> {
+        Err(Fault::Syntax(self.at))
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.b.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn eat(&mut self, c: u8) -> bool {
+        let hit = self.peek() == Some(c);
+        self.at += usize::from(hit);
+        hit
+    }
+
+    fn word(&mut self, word: &[u8], node: Node) -> Result<(), Fault> {
+        if !self.b[self.at..].starts_with(word) {
+            return self.fail();
+        }
+        self.at += word.len();
+        self.tape.push(node)
+    }
+
+    fn value(&mut self, depth: usize) -> Result<(), Fault> {
+        match self.peek() {
+            Some(b'"') => self.string(),
+            Some(b'{') => self.container(depth, b'}'),
+            Some(b'[') => self.container(depth, b']'),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.word(b"true", Node::True),
+            Some(b'f') => self.word(b"false", Node::False),
+            Some(b'n') => self.word(b"null", Node::Null),
+            _ => self.fail(),
+        }
+    }
+
+    fn container(&mut self, depth: usize, close: u8) -> Result<(), Fault> {
+        if depth > self.limit {
+            return Err(Fault::TooDeep);
+        }
+        let map = close == b'}';
+        let here = self.tape.nodes.len();
+        self.tape.push(if map { Node::Map { end: 0 } } else { Node::Array { end: 0 } })?;
+        self.at += 1;
+        self.space();
+        if !self.eat(close) {
+            loop {
+                if map {
+                    if self.peek() != Some(b'"') {
+                        return self.fail();
+                    }
+                    self.string()?;
+                    self.space();
+                    if !self.eat(b':') {
+                        return self.fail();
+                    }
+                    self.space();
+                }
+                self.value(depth + 1)?;
+                self.space();
+                if self.eat(b',') {
+                    self.space();
+                } else if self.eat(close) {
+                    break;
+                } else {
+                    return self.fail();
+                }
+            }
+        }
+        self.tape.close(here);
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        if !matches!(self.peek(), Some(b'0'..=b'9')) {
+            return self.fail();
+        }
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        self.eat(b'-');
+        if !self.eat(b'0') {
+            self.digits()?;
+        }
+        if self.eat(b'.') {
+            self.digits()?;
+        }
+        if self.eat(b'e') || self.eat(b'E') {
+            let _ = self.eat(b'+') || self.eat(b'-');
+            self.digits()?;
+        }
+        let text = &self.text[start..self.at];
+        let node = number_node(text, Span::input(start, text.len(), true), self.form)?;
+        self.tape.push(node)
+    }
+
+    fn string(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        let start = self.at;
+        self.at += clean_prefix(&self.b[start..]);
+        if self.eat(b'"') {
+            return self.tape.push(Node::Str(Span::input(start, self.at - 1 - start, true)));
+        }
+        let from = self.tape.scratch.len();
+        self.tape.scratch.extend_from_slice(&self.b[start..self.at]);
+        loop {
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => self.escape()?,
+                _ => return self.fail(),
+            }
+            let n = clean_prefix(&self.b[self.at..]);
+            self.tape.scratch.extend_from_slice(&self.b[self.at..self.at + n]);
+            self.at += n;
+        }
+        self.at += 1;
+        let span = self.tape.scratch_from(from);
+        self.tape.push(Node::Str(span))
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        let c = match self.b.get(self.at + 1) {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let at = self.at;
+                let high = self.unit()?;
+                let code = match high {
+                    0xd800..=0xdbff => match self.unit() {
+                        Ok(low @ 0xdc00..=0xdfff) => 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00),
+                        _ => return Err(Fault::LoneSurrogate(at)),
+                    },
+                    other => other,
+                };
+                // What is left of the invalid code points is a low surrogate by itself.
+                let c = char::from_u32(code).ok_or(Fault::LoneSurrogate(at))?;
+                let mut buf = [0; 4];
+                self.tape.scratch.extend_from_slice(c.encode_utf8(&mut buf).as_bytes());
+                return Ok(());
+            }
+            _ => return self.fail(),
+        };
+        self.at += 2;
+        self.tape.scratch.push(c as u8);
+        Ok(())
+    }
+
+    /// `\uXXXX`.
+    fn unit(&mut self) -> Result<u32, Fault> {
+        let Some([b'\\', b'u', digits @ ..]) = self.b.get(self.at..self.at + 6) else { return self.fail() };
+        let mut code = 0;
+        for d in digits {
+            let v = (*d as char).to_digit(16).ok_or(Fault::Syntax(self.at))?;
+            code = code * 16 + v;
+        }
+        self.at += 6;
+        Ok(code)
+    }
+}
+
+/// The deepest text that [`canonicalize`] takes; a record is held to [`crate::record::MAX_DEPTH`].
+pub const MAX_PLAIN_DEPTH: usize = 1000;
+
+/// The RFC 8785 canonical form of one JSON text: numbers as ECMAScript doubles, names by UTF-16 code units.
+///
+/// # Errors
+/// [`Fault`] says what is wrong and where: the grammar of RFC 8259, UTF-8, a lone surrogate, a repeated name,
+/// a number that no double holds, nesting beyond [`MAX_PLAIN_DEPTH`].
+pub fn canonicalize(text: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut tape = Tape::default();
+    parse(text, Form::Plain, MAX_PLAIN_DEPTH, &mut tape)?;
+    let mut out = Vec::with_capacity(text.len());
+    Writer::new(Form::Plain, MAX_PLAIN_DEPTH).value(Doc { input: text, tape: &tape }, 0, 1, &mut out)?;
+    Ok(out)
+}
+
+/// The canonical form of a serialisable value: the only way from a structure to bytes that are hashed.
+///
+/// # Errors
+/// As [`canonicalize`]; a structure of ours has none of those faults.
+pub fn to_canonical<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
+    let text = serde_json::to_vec(value).map_err(|_| Fault::Syntax(0))?;
+    canonicalize(&text)
+}
+
+/// Splits the elements of a JSON array without parsing them: `None` if the text is not an array whose
+/// strings, brackets and commas match up. Each element is trimmed; an element may still be broken JSON.
+pub fn split_array(text: &[u8]) -> Option<Vec<&[u8]>> {
+    let text = text.trim_ascii();
+    let inner = text.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let mut parts = Vec::new();
+    let (mut depth, mut start, mut at) = (0usize, 0, 0);
+    while at < inner.len() {
+        match inner[at] {
+            b'"' => {
+                at += 1;
+                loop {
+                    match inner.get(at)? {
+                        b'"' => break,
+                        b'\\' => at += 2,
+                        _ => at += 1,
+                    }
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => {
+                parts.push(inner[start..at].trim_ascii());
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if depth != 0 {
+        return None;
+    }
+    let last = inner[start..].trim_ascii();
+    if !(last.is_empty() && parts.is_empty()) {
+        parts.push(last);
+    }
+    // `[1,,2]` and `[1,]` are no arrays.
+    parts.iter().all(|p| !p.is_empty()).then_some(parts)
+}

@@ -1,0 +1,150 @@
+//! MessagePack objects onto the tape.
+//!
+//! Written here and not taken from a crate because nothing may be bent: a string that is not UTF-8, a map
+//! with repeated keys, an extension, a non-minimal encoding each has its own place in the record.
+
+use crate::number;
+use crate::tape::{Fault, MAX_DEPTH, MAX_INPUT, MAX_NODES, Node, Span, Tape};
+
+/// Parses exactly one MessagePack object onto `tape`.
+pub(crate) fn parse(input: &[u8], tape: &mut Tape) -> Result<(), Fault> {
+    let end = parse_prefix(input, tape)?;
+    if end == input.len() { Ok(()) } else { Err(Fault::Syntax(end)) }
+}
+
+/// Parses the first MessagePack object of `input`; returns where it ends.
+pub(crate) fn parse_prefix(input: &[u8], tape: &mut Tape) -> Result<usize, Fault> {
+    tape.clear();
+    if input.len() >= MAX_INPUT {
+        return Err(Fault::TooLarge);
+    }
+    let mut r = Reader { b: input, at: 0, tape };
+    r.value(1)?;
+    Ok(r.at)
+}
+
+struct Reader<'i, 't> {
+    b: &'i [u8],
+    at: usize,
+    tape: &'t mut Tape,
+}
+
+impl Reader<'_, '_> {
+    fn take(&mut self, n: usize) -> Result<usize, Fault> {
+        let start = self.at;
+        if self.b.len() - start < n {
+            return Err(Fault::Syntax(self.b.len()));
+        }
+        self.at += n;
+        Ok(start)
+    }
+
+    fn uint(&mut self, width: usize) -> Result<u64, Fault> {
+        let start = self.take(width)?;
+        Ok(self.b[start..start + width].iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+
+    fn value(&mut self, depth: usize) -> Result<(), Fault> {
+        let start = self.take(1)?;
+        let c = self.b[start];
+        let node = match c {
+            0x00..=0x7f => Node::Int(i64::from(c)),
+            0xe0..=0xff => Node::Int(i64::from(c as i8)),
+            0x80..=0x8f => return self.container(usize::from(c & 15), depth, true),
+            0x90..=0x9f => return self.container(usize::from(c & 15), depth, false),
+            0xa0..=0xbf => return self.string(usize::from(c & 31)),
+            0xc0 => Node::Null,
+            0xc1 => return Err(Fault::Syntax(start)),
+            0xc2 => Node::False,
+            0xc3 => Node::True,
+            0xc4..=0xc6 => {
+                let len = self.uint(1 << (c - 0xc4))? as usize;
+                Node::Bytes(Span::input(self.take(len)?, len, false))
+            }
+            0xc7..=0xc9 => {
+                let len = self.uint(1 << (c - 0xc7))? as usize;
+                self.ext(len)?
+            }
+            0xca => {
+                let x = f64::from(f32::from_bits(self.uint(4)? as u32));
+                self.double(x)
+            }
+            0xcb => {
+                let x = f64::from_bits(self.uint(8)?);
+                self.double(x)
+            }
+            0xcc..=0xcf => {
+                let n = self.uint(1 << (c - 0xcc))?;
+                match i64::try_from(n) {
+                    Ok(n) if n <= number::MAX_SAFE => Node::Int(n),
+                    _ => Node::Number(self.tape.keep(n.to_string().as_bytes())),
+                }
+            }
+            0xd0..=0xd3 => {
+                let width = 1 << (c - 0xd0);
+                let shift = 64 - 8 * width as u32;
+                let n = ((self.uint(width)? << shift) as i64) >> shift;
+                if n.abs_diff(0) <= number::MAX_SAFE as u64 {
+                    Node::Int(n)
+                } else {
+                    Node::Number(self.tape.keep(n.to_string().as_bytes()))
+                }
+            }
+            0xd4..=0xd8 => self.ext(1 << (c - 0xd4))?,
+            0xd9..=0xdb => {
+                let len = self.uint(1 << (c - 0xd9))? as usize;
+                return self.string(len);
+            }
+            0xdc | 0xdd => {
+                let n = self.uint(2 << (c - 0xdc))? as usize;
+                return self.container(n, depth, false);
+            }
+            0xde | 0xdf => {
+                let n = self.uint(2 << (c - 0xde))? as usize;
+                return self.container(n, depth, true);
+            }
+        };
+        self.tape.push(node)
+    }
+
+    fn double(&mut self, x: f64) -> Node {
+        match number::of_double(x) {
+            Ok(x) => Node::Double(x),
+            Err(text) => Node::Number(self.tape.keep(text.as_bytes())),
+        }
+    }
+
+    fn ext(&mut self, len: usize) -> Result<Node, Fault> {
+        let kind = self.uint(1)? as u8 as i8;
+        Ok(Node::Ext(kind, Span::input(self.take(len)?, len, false)))
+    }
+
+    fn string(&mut self, len: usize) -> Result<(), Fault> {
+        let start = self.take(len)?;
+        let bytes = &self.b[start..start + len];
+        let node = if core::str::from_utf8(bytes).is_ok() {
+            let clean = crate::tape::clean_prefix(bytes) == len;
+            Node::Str(Span::input(start, len, clean))
+        } else {
+            Node::Bytes(Span::input(start, len, false))
+        };
+        self.tape.push(node)
+    }
+
+    fn container(&mut self, count: usize, depth: usize, map: bool) -> Result<(), Fault> {
+        if depth > MAX_DEPTH {
+            return Err(Fault::TooDeep);
+        }
+        // A header of five bytes can claim 2^32 elements: it must not cost memory before they are there.
+        if count > MAX_NODES {
+            return Err(Fault::TooLarge);
+        }
+        let here = self.tape.nodes.len();
+        self.tape.push(if map { Node::Map { end: 0 } } else { Node::Array { end: 0 } })?;
+        for _ in 0..count * if map { 2 } else { 1 } {
+            self.value(depth + 1)?;
+        }
+        self.tape.close(here);
+        Ok(())
+    }
+}

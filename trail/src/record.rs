@@ -1,0 +1,851 @@
+//! The record: one event as one canonical JSON object (FORMAT section 2).
+//!
+//! The way in has two halves. [`Converter`] turns an input of any quality into the members that the input
+//! alone decides ([`Members`]); it runs in parallel and never fails, since what is no event becomes an
+//! `unparsed` one. [`Template::assemble`] adds what only the sink knows and gives the record's bytes; it
+//! runs in sequence order and only copies. The way out is [`Checker`], which reads a record back and holds
+//! it to the page.
+
+use crate::hash::{Hash, sha256};
+use crate::json;
+use crate::msgpack;
+use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, quote, utf16_cmp};
+pub use crate::tape::{Fault, MAX_DEPTH, MAX_RECORD, RESERVED};
+use crate::time::Time;
+
+/// Of an unparsed text, at most so many bytes stand in the record.
+pub const MAX_RAW: usize = 131_072;
+
+/// The members that input or filters decide, in the order of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+#[allow(missing_docs)] // each is the member of its name
+pub enum Member {
+    Action,
+    Actor,
+    Category,
+    CorrelationId,
+    EventId,
+    EventType,
+    Metadata,
+    RequestId,
+    Resource,
+    Result,
+    Schema,
+    SessionId,
+    Timestamp,
+}
+
+const NAMES: [&str; 13] = [
+    "action",
+    "actor",
+    "category",
+    "correlation_id",
+    "event_id",
+    "event_type",
+    "metadata",
+    "request_id",
+    "resource",
+    "result",
+    "schema",
+    "session_id",
+    "timestamp",
+];
+
+/// A part of a text: start and end.
+type Range = (u32, u32);
+
+/// Where an event's members stand in the buffer of [`Events`], as JSON values. An empty range is an absent member.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Members {
+    ranges: [Range; 13],
+    /// `metadata.ip_address`, if it is a string.
+    source_ip: Range,
+    timestamp: Option<Time>,
+}
+
+/// Converted events, side by side in one buffer.
+#[derive(Debug, Default)]
+pub struct Events {
+    text: Vec<u8>,
+    list: Vec<Members>,
+    unparsed: u64,
+}
+
+impl Events {
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many of them are `unparsed`.
+    pub fn unparsed(&self) -> u64 {
+        self.unparsed
+    }
+
+    /// Bytes of converted text.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// The members of event `i` that its input decides, as one canonical JSON object (the record's own form,
+    /// in which filters see it).
+    pub fn members_json(&self, i: usize) -> Vec<u8> {
+        let mut out = vec![b'{'];
+        for (name, range) in NAMES.iter().zip(self.list[i].ranges) {
+            if range.0 < range.1 {
+                if out.len() > 1 {
+                    out.push(b',');
+                }
+                quote(name.as_bytes(), &mut out);
+                out.push(b':');
+                out.extend_from_slice(part(&self.text, range));
+            }
+        }
+        out.push(b'}');
+        out
+    }
+
+    /// Adds an event that the sink itself writes (`category` `trail`), with `metadata` as canonical JSON.
+    pub fn push_own(&mut self, event_type: &str, metadata: &[u8]) {
+        let mut m = Members::default();
+        self.set(&mut m, Member::Category, b"\"trail\"");
+        let at = self.text.len();
+        quote(event_type.as_bytes(), &mut self.text);
+        m.ranges[Member::EventType as usize] = (at as u32, self.text.len() as u32);
+        self.set(&mut m, Member::Metadata, metadata);
+        self.list.push(m);
+    }
+
+    fn set(&mut self, m: &mut Members, which: Member, json: &[u8]) {
+        let at = self.text.len() as u32;
+        self.text.extend_from_slice(json);
+        m.ranges[which as usize] = (at, self.text.len() as u32);
+    }
+}
+
+fn part(text: &[u8], r: Range) -> &[u8] {
+    &text[r.0 as usize..r.1 as usize]
+}
+
+/// Converts inputs to [`Members`], losslessly. Keeps its memory from event to event.
+pub struct Converter {
+    tape: Tape,
+    writer: Writer,
+    meta: Vec<(u32, bool)>,
+    displaced: Vec<u32>,
+}
+
+impl Default for Converter {
+    fn default() -> Self {
+        Converter {
+            tape: Tape::default(),
+            writer: Writer::new(Form::Sealed, MAX_DEPTH),
+            meta: Vec::new(),
+            displaced: Vec::new(),
+        }
+    }
+}
+
+impl Converter {
+    /// Adds one JSON text as one event: as `unparsed` if it is none.
+    pub fn json(&mut self, text: &[u8], out: &mut Events) {
+        let mut tape = core::mem::take(&mut self.tape);
+        let parsed = json::parse(text, Form::Sealed, MAX_DEPTH, &mut tape);
+        self.finish(parsed, text, &tape, out);
+        self.tape = tape;
+    }
+
+    /// Adds one MessagePack object as one event: as `unparsed` if it is none.
+    pub fn msgpack(&mut self, data: &[u8], out: &mut Events) {
+        let mut tape = core::mem::take(&mut self.tape);
+        let parsed = msgpack::parse(data, &mut tape);
+        self.finish(parsed, data, &tape, out);
+        self.tape = tape;
+    }
+
+    /// Adds the first MessagePack object of `data` as one event and returns its length in bytes.
+    ///
+    /// # Errors
+    /// [`Fault`] if no whole object begins here: then nothing was added and nobody can say where the next
+    /// one would begin. An object that is whole but is no event is added as `unparsed`.
+    pub fn msgpack_prefix(&mut self, data: &[u8], out: &mut Events) -> Result<usize, Fault> {
+        let mut tape = core::mem::take(&mut self.tape);
+        let end = msgpack::parse_prefix(data, &mut tape);
+        if let Ok(n) = end {
+            self.finish(Ok(()), &data[..n], &tape, out);
+        }
+        self.tape = tape;
+        end
+    }
+
+    fn finish(&mut self, parsed: Result<(), Fault>, input: &[u8], tape: &Tape, out: &mut Events) {
+        let mark = out.text.len();
+        let converted = parsed.and_then(|()| {
+            let m = self.convert(Doc { input, tape }, out)?;
+            // Members of an event hold `{"…":` and commas besides their values.
+            let names: usize =
+                NAMES.iter().zip(m.ranges).map(|(n, r)| if r.0 < r.1 { n.len() + 4 } else { 0 }).sum();
+            let size = out.text.len() - mark + names + 1;
+            if size > MAX_RECORD - RESERVED { Err(Fault::TooLarge) } else { Ok(m) }
+        });
+        match converted {
+            Ok(m) => out.list.push(m),
+            Err(_) => {
+                out.text.truncate(mark);
+                let m = unparsed(input, out);
+                out.list.push(m);
+                out.unparsed += 1;
+            }
+        }
+    }
+
+    fn convert(&mut self, doc: Doc<'_>, out: &mut Events) -> Result<Members, Fault> {
+        if !matches!(doc.node(0), Node::Map { .. }) {
+            return Err(Fault::NotAnObject);
+        }
+        let mut m = Members::default();
+        if self.writer.is_irregular(doc, 0) {
+            let at = out.text.len();
+            self.writer.pairs(doc, 0, 2, &mut out.text)?;
+            m.ranges[Member::Metadata as usize] = (at as u32, out.text.len() as u32);
+            return Ok(m);
+        }
+        self.meta.clear();
+        self.displaced.clear();
+        let mut own_metadata = None;
+        for key in doc.keys(0) {
+            let value = key + 1;
+            let lifted = match (self.place(doc, key), doc.node(value)) {
+                (_, Node::Null) => Place::Displaced,
+                (place, _) => place,
+            };
+            match lifted {
+                Place::Lift(which) => {
+                    let at = out.text.len();
+                    self.writer.value(doc, value, 2, &mut out.text)?;
+                    m.ranges[which as usize] = (at as u32, out.text.len() as u32);
+                }
+                Place::Timestamp(t) => {
+                    m.timestamp = Some(t);
+                    let at = out.text.len() as u32;
+                    out.text.push(b'"');
+                    out.text.extend_from_slice(&t.text());
+                    out.text.push(b'"');
+                    m.ranges[Member::Timestamp as usize] = (at, out.text.len() as u32);
+                }
+                Place::OwnMetadata => own_metadata = Some(value),
+                Place::Metadata => self.meta.push((key as u32, true)),
+                Place::Displaced => self.displaced.push(key as u32),
+            }
+        }
+        if let Some(own) = own_metadata {
+            self.meta.extend(doc.keys(own).map(|k| (k as u32, false)));
+        }
+        self.metadata(doc, &mut m, out)?;
+        Ok(m)
+    }
+
+    /// Where a top-level member of the input goes.
+    fn place(&mut self, doc: Doc<'_>, key: usize) -> Place {
+        let value = key + 1;
+        let text = doc.string(value);
+        let which = match doc.string(key).unwrap_or_default() {
+            b"action" => Member::Action,
+            b"actor" => Member::Actor,
+            b"category" if text == Some(b"trail") => return Place::Displaced,
+            b"category" => Member::Category,
+            b"correlation_id" => Member::CorrelationId,
+            b"event_id" if !text.is_some_and(is_uuid) => return Place::Displaced,
+            b"event_id" => Member::EventId,
+            b"event_type" if text == Some(b"unparsed") => return Place::Displaced,
+            b"event_type" => Member::EventType,
+            b"request_id" => Member::RequestId,
+            b"resource" => Member::Resource,
+            b"result" => Member::Result,
+            b"schema" => Member::Schema,
+            b"session_id" => Member::SessionId,
+            b"timestamp" => {
+                let time = match (text, doc.node(value)) {
+                    (Some(t), _) => core::str::from_utf8(t).ok().and_then(Time::parse_rfc3339),
+                    (None, Node::Ext(kind, s)) => Time::from_msgpack_ext(kind, doc.bytes(s)),
+                    _ => None,
+                };
+                return time.map_or(Place::Displaced, Place::Timestamp);
+            }
+            b"metadata" => {
+                let regular =
+                    matches!(doc.node(value), Node::Map { .. }) && !self.writer.is_irregular(doc, value);
+                return if regular { Place::OwnMetadata } else { Place::Displaced };
+            }
+            b"nonce" | b"observed_at" | b"previous_hash" | b"sequence" | b"source" | b"writer" => {
+                return Place::Displaced;
+            }
+            _ => return Place::Metadata,
+        };
+        if text.is_some() { Place::Lift(which) } else { Place::Displaced }
+    }
+
+    /// Writes `metadata`: the input's own first, then what was not lifted, then `$displaced`.
+    fn metadata(&mut self, doc: Doc<'_>, m: &mut Members, out: &mut Events) -> Result<(), Fault> {
+        let text = |k: u32| doc.string(k as usize).unwrap_or_default();
+        let (meta, displaced) = (&mut self.meta, &mut self.displaced);
+        meta.sort_unstable_by(|a, b| utf16_cmp(text(a.0), text(b.0)).then(a.1.cmp(&b.1)));
+        // Of two equal names the input's own metadata stands first and wins.
+        let mut last: Option<&[u8]> = None;
+        meta.retain(|(k, _)| {
+            let name = text(*k);
+            let lost = last == Some(name);
+            if lost {
+                displaced.push(*k);
+            }
+            last = Some(name);
+            !lost
+        });
+        displaced.sort_unstable_by(|a, b| utf16_cmp(text(*a), text(*b)));
+        if meta.is_empty() && displaced.is_empty() {
+            return Ok(());
+        }
+        let start = out.text.len();
+        let o = &mut out.text;
+        o.push(b'{');
+        let mut pending = !displaced.is_empty();
+        for (k, _) in &*meta {
+            // `$displaced` sorts after every escaped name (`$$…`) and before what is greater than `$`.
+            if pending && text(*k).first().is_some_and(|c| *c > b'$') {
+                pending = false;
+                write_displaced(&mut self.writer, doc, displaced, o)?;
+            }
+            if o.len() > start + 1 {
+                o.push(b',');
+            }
+            self.writer.key(doc, *k as usize, o);
+            let at = o.len() as u32;
+            self.writer.value(doc, *k as usize + 1, 3, o)?;
+            if text(*k) == b"ip_address" && doc.string(*k as usize + 1).is_some() {
+                m.source_ip = (at, o.len() as u32);
+            }
+        }
+        if pending {
+            write_displaced(&mut self.writer, doc, displaced, o)?;
+        }
+        o.push(b'}');
+        m.ranges[Member::Metadata as usize] = (start as u32, o.len() as u32);
+        Ok(())
+    }
+}
+
+enum Place {
+    Lift(Member),
+    Timestamp(Time),
+    OwnMetadata,
+    Metadata,
+    Displaced,
+}
+
+fn write_displaced(w: &mut Writer, doc: Doc<'_>, keys: &[u32], out: &mut Vec<u8>) -> Result<(), Fault> {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"$displaced\":{");
+    for (i, key) in keys.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        w.key(doc, *key as usize, out);
+        w.value(doc, *key as usize + 1, 4, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn is_uuid(text: &[u8]) -> bool {
+    text.len() == 36
+        && text.iter().enumerate().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => *c == b'-',
+            _ => matches!(c, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// The members of a text that is no event.
+fn unparsed(raw: &[u8], out: &mut Events) -> Members {
+    let mut m = Members::default();
+    out.set(&mut m, Member::Category, b"\"unclassified\"");
+    out.set(&mut m, Member::EventType, b"\"unparsed\"");
+    let start = out.text.len() as u32;
+    let o = &mut out.text;
+    o.extend_from_slice(b"{\"$raw\":");
+    let kept = if raw.len() > MAX_RAW { without_unfinished(&raw[..MAX_RAW]) } else { raw };
+    match core::str::from_utf8(kept) {
+        Ok(text) => quote(text.as_bytes(), o),
+        Err(_) => {
+            o.extend_from_slice(b"{\"$bytes\":");
+            base64url(kept, o);
+            o.push(b'}');
+        }
+    }
+    o.extend_from_slice(b",\"$raw_length\":");
+    o.extend_from_slice(itoa::Buffer::new().format(raw.len()).as_bytes());
+    o.extend_from_slice(b",\"$raw_sha256\":\"");
+    o.extend_from_slice(&sha256(raw).hex_bytes());
+    o.extend_from_slice(b"\"}");
+    m.ranges[Member::Metadata as usize] = (start, o.len() as u32);
+    m
+}
+
+/// Without the first bytes of a UTF-8 character whose rest was cut off.
+fn without_unfinished(cut: &[u8]) -> &[u8] {
+    for back in 1..=3.min(cut.len()) {
+        let (head, tail) = cut.split_at(cut.len() - back);
+        if tail[0] & 0xc0 != 0x80 {
+            let unfinished =
+                core::str::from_utf8(tail).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none());
+            return if unfinished { head } else { cut };
+        }
+    }
+    cut
+}
+
+/// What only the chain decides about a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// The record's number within its writer, from 0.
+    pub sequence: u64,
+    /// `H` of the record before; of the genesis payload for the first.
+    pub previous_hash: Hash,
+    /// The sink's clock at the spool write.
+    pub observed_at: Time,
+    /// Fresh.
+    pub nonce: [u8; 16],
+    /// For the UUIDv7 of an event that brought no id.
+    pub id_bits: [u8; 10],
+}
+
+/// The values of the derived columns, as parts of a record's text (contents of JSON strings, perhaps with
+/// escapes); empty for null.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Columns {
+    ranges: [Range; STRING_COLUMNS],
+    /// The record's `timestamp`, microseconds since 1970 rounded towards the past.
+    pub timestamp_micros: i64,
+}
+
+/// `event_id`, `category`, `event_type`, `actor`, `resource`, `action`, `result`, `correlation_id`,
+/// `session_id`, `source_ip`: the string columns of an events object, in its order.
+pub const STRING_COLUMNS: usize = 10;
+
+/// For each of [`NAMES`], its column.
+const COLUMN_OF: [usize; 13] = [
+    5,          // action
+    3,          // actor
+    1,          // category
+    7,          // correlation_id
+    0,          // event_id
+    2,          // event_type
+    usize::MAX, // metadata
+    usize::MAX, // request_id
+    4,          // resource
+    6,          // result
+    usize::MAX, // schema
+    8,          // session_id
+    usize::MAX, // timestamp
+];
+
+impl Columns {
+    /// The bytes of string column `i` within `record`: `Ok` as they stand, `Err` if they have escapes and
+    /// had to be rewritten; `None` for null.
+    pub fn get(&self, record: &[u8], i: usize) -> Option<Result<Range, Vec<u8>>> {
+        let r = self.ranges[i];
+        if r.1 == 0 {
+            return None;
+        }
+        let raw = part(record, r);
+        Some(match memchr::memchr(b'\\', raw) {
+            None => Ok(r),
+            Some(_) => Err(unescape(raw)),
+        })
+    }
+}
+
+fn unescape(raw: &[u8]) -> Vec<u8> {
+    let quoted = [b"\"", raw, b"\""].concat();
+    serde_json::from_slice::<String>(&quoted).map(String::into_bytes).unwrap_or_default()
+}
+
+/// Makes records of one writer from members and links.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// `,"writer":"…"}`
+    tail: Vec<u8>,
+}
+
+impl Template {
+    /// For the writer `<name>.<epoch>`.
+    pub fn new(writer: &str) -> Template {
+        let mut tail = b",\"writer\":".to_vec();
+        quote(writer.as_bytes(), &mut tail);
+        tail.push(b'}');
+        Template { tail }
+    }
+
+    /// Appends the record of `events[i]` to `out`; `source` is canonical JSON. Returns its columns (relative
+    /// to the record's start) and its timestamp.
+    pub fn assemble(
+        &self,
+        events: &Events,
+        i: usize,
+        source: &[u8],
+        link: &Link,
+        out: &mut Vec<u8>,
+    ) -> (Columns, Time) {
+        let m = &events.list[i];
+        let base = out.len();
+        let mut columns = Columns::default();
+        let timestamp = m.timestamp.unwrap_or(link.observed_at);
+        columns.timestamp_micros = timestamp.unix_micros();
+        out.push(b'{');
+        for which in 0..=Member::Metadata as usize {
+            let given = m.ranges[which];
+            if given.0 < given.1 {
+                put(NAMES[which], part(&events.text, given), which, base, &mut columns, out);
+                if which == Member::Metadata as usize && m.source_ip.1 > 0 {
+                    let shift = (out.len() - 1 - base) as u32 - given.1;
+                    // Without the quotes.
+                    columns.ranges[9] = (m.source_ip.0 + shift + 1, m.source_ip.1 + shift - 1);
+                }
+            } else if which == Member::EventId as usize {
+                put(NAMES[which], &uuid_v7(link.observed_at, link.id_bits), which, base, &mut columns, out);
+            } else if which == Member::Category as usize {
+                put(NAMES[which], b"\"unclassified\"", which, base, &mut columns, out);
+            } else if which == Member::EventType as usize {
+                put(NAMES[which], b"\"log\"", which, base, &mut columns, out);
+            }
+        }
+        out.extend_from_slice(b"\"nonce\":");
+        let mut nonce = [0; 22];
+        data_encoding::BASE64URL_NOPAD.encode_mut(&link.nonce, &mut nonce);
+        out.push(b'"');
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(b"\",\"observed_at\":\"");
+        out.extend_from_slice(&link.observed_at.text());
+        out.extend_from_slice(b"\",\"previous_hash\":\"");
+        out.extend_from_slice(&link.previous_hash.hex_bytes());
+        out.extend_from_slice(b"\",");
+        for which in Member::RequestId as usize..=Member::SessionId as usize {
+            if which == Member::SessionId as usize {
+                out.extend_from_slice(b"\"sequence\":");
+                out.extend_from_slice(itoa::Buffer::new().format(link.sequence).as_bytes());
+                out.push(b',');
+            }
+            let given = m.ranges[which];
+            if given.0 < given.1 {
+                put(NAMES[which], part(&events.text, given), which, base, &mut columns, out);
+            }
+        }
+        out.extend_from_slice(b"\"source\":");
+        out.extend_from_slice(source);
+        out.extend_from_slice(b",\"timestamp\":\"");
+        out.extend_from_slice(&timestamp.text());
+        out.push(b'"');
+        out.extend_from_slice(&self.tail);
+        (columns, timestamp)
+    }
+}
+
+/// `"name":value,`
+fn put(name: &str, value: &[u8], which: usize, base: usize, columns: &mut Columns, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    let at = (out.len() - base) as u32;
+    out.extend_from_slice(value);
+    if COLUMN_OF[which] < STRING_COLUMNS && value[0] == b'"' {
+        columns.ranges[COLUMN_OF[which]] = (at + 1, at + value.len() as u32 - 1);
+    }
+    out.push(b',');
+}
+
+/// A quoted UUIDv7 (RFC 9562 section 5.7): milliseconds, version, 74 random bits, variant.
+fn uuid_v7(now: Time, random: [u8; 10]) -> [u8; 38] {
+    let mut b = [0u8; 16];
+    b[..6].copy_from_slice(&(now.unix_millis().max(0) as u64).to_be_bytes()[2..]);
+    b[6..].copy_from_slice(&random);
+    b[6] = b[6] & 0x0f | 0x70;
+    b[8] = b[8] & 0x3f | 0x80;
+    let mut out = [b'"'; 38];
+    let mut at = 1;
+    for (i, byte) in b.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            out[at] = b'-';
+            at += 1;
+        }
+        out[at] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        out[at + 1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        at += 2;
+    }
+    out
+}
+
+/// A new epoch: a UUIDv7 as 32 hex digits.
+pub fn new_epoch(now: Time, random: [u8; 10]) -> String {
+    uuid_v7(now, random).iter().filter(|c| c.is_ascii_hexdigit()).map(|c| *c as char).collect()
+}
+
+/// What a record says of itself, read back.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'r> {
+    /// The member `sequence`.
+    pub sequence: u64,
+    /// The member `previous_hash`.
+    pub previous_hash: Hash,
+    /// The member `timestamp`.
+    pub timestamp: Time,
+    /// The member `observed_at`.
+    pub observed_at: Time,
+    /// The member `writer`.
+    pub writer: &'r str,
+    /// The derived columns.
+    pub columns: Columns,
+}
+
+/// Why a record is malformed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// Larger than 1 MiB.
+    #[error("it has {0} bytes, more than {MAX_RECORD}")]
+    Size(usize),
+    /// Not JSON, or not what RFC 8785 reads.
+    #[error("it is no JSON: {0}")]
+    Json(#[from] Fault),
+    /// Not the bytes that RFC 8785 writes.
+    #[error("it is not in canonical form")]
+    NotCanonical,
+    /// A member outside the closed set.
+    #[error("it has a member {0:?}, which no record has")]
+    UnknownMember(String),
+    /// A required member is absent.
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    /// A member's value is not what the page says.
+    #[error("its {0} is not what a record may hold")]
+    Value(&'static str),
+    /// A bare number beyond ±(2^53−1).
+    #[error("it has a bare number beyond ±(2^53−1)")]
+    UnsafeNumber,
+    /// A wrapper that no conversion writes.
+    #[error("it has a {0} that no conversion writes")]
+    Wrapper(&'static str),
+}
+
+/// Reads records back. Keeps its memory from record to record.
+pub struct Checker {
+    tape: Tape,
+    writer: Writer,
+    out: Vec<u8>,
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Checker { tape: Tape::default(), writer: Writer::new(Form::Plain, MAX_DEPTH), out: Vec::new() }
+    }
+}
+
+const REQUIRED: [&str; 10] = [
+    "event_id",
+    "timestamp",
+    "observed_at",
+    "category",
+    "event_type",
+    "source",
+    "writer",
+    "sequence",
+    "previous_hash",
+    "nonce",
+];
+
+impl Checker {
+    /// Reads one record and holds it to FORMAT section 2.
+    ///
+    /// # Errors
+    /// [`Malformed`], the first fault found.
+    pub fn check<'r>(&mut self, record: &'r [u8]) -> Result<View<'r>, Malformed> {
+        if record.len() > MAX_RECORD {
+            return Err(Malformed::Size(record.len()));
+        }
+        json::parse(record, Form::Plain, MAX_DEPTH, &mut self.tape)?;
+        let doc = Doc { input: record, tape: &self.tape };
+        self.out.clear();
+        self.writer.value(doc, 0, 1, &mut self.out)?;
+        if self.out != record {
+            return Err(Malformed::NotCanonical);
+        }
+        if !matches!(doc.node(0), Node::Map { .. }) {
+            return Err(Malformed::Json(Fault::NotAnObject));
+        }
+        check_tree(doc)?;
+        let mut seen = [false; REQUIRED.len()];
+        let mut view = View {
+            sequence: 0,
+            previous_hash: Hash([0; 32]),
+            timestamp: Time::MAX,
+            observed_at: Time::MAX,
+            writer: "",
+            columns: Columns::default(),
+        };
+        for key in doc.keys(0) {
+            let name = doc.string(key).unwrap_or_default();
+            let text = doc.string(key + 1);
+            let utf8 = text.and_then(|t| core::str::from_utf8(t).ok());
+            if let Some(i) = REQUIRED.iter().position(|r| r.as_bytes() == name) {
+                seen[i] = true;
+            }
+            let sealed = is_sealed(doc, key + 1);
+            match name {
+                b"event_id" if sealed || text.is_some_and(is_uuid) => {}
+                b"event_id" => return Err(Malformed::Value("event_id")),
+                b"timestamp" => {
+                    // A sealed timestamp still has a column: null is not possible there, so it is not allowed.
+                    view.timestamp = utf8.and_then(Time::parse).ok_or(Malformed::Value("timestamp"))?;
+                }
+                b"observed_at" => {
+                    view.observed_at = utf8.and_then(Time::parse).ok_or(Malformed::Value("observed_at"))?;
+                }
+                b"previous_hash" => {
+                    view.previous_hash =
+                        utf8.and_then(Hash::from_hex).ok_or(Malformed::Value("previous_hash"))?;
+                }
+                b"nonce" => {
+                    let n = text.and_then(|t| data_encoding::BASE64URL_NOPAD.decode(t).ok());
+                    if n.is_none_or(|n| n.len() != 16) {
+                        return Err(Malformed::Value("nonce"));
+                    }
+                }
+                b"sequence" => match doc.node(key + 1) {
+                    Node::Double(n) if n >= 0.0 && n.fract() == 0.0 => view.sequence = n as u64,
+                    _ => return Err(Malformed::Value("sequence")),
+                },
+                b"writer" => {
+                    // A writer's name has no escapes, so its text stands in the record as it is.
+                    let at =
+                        memchr::memmem::rfind(record, b",\"writer\":\"").ok_or(Malformed::Value("writer"))?;
+                    let quoted = record.get(at + 11..record.len() - 2).ok_or(Malformed::Value("writer"))?;
+                    if text != Some(quoted) {
+                        return Err(Malformed::Value("writer"));
+                    }
+                    view.writer = core::str::from_utf8(quoted).map_err(|_| Malformed::Value("writer"))?;
+                }
+                b"source" => {
+                    if !matches!(doc.node(key + 1), Node::Map { .. }) {
+                        return Err(Malformed::Value("source"));
+                    }
+                }
+                b"metadata" => match doc.node(key + 1) {
+                    Node::Map { end } if end as usize > key + 2 => {}
+                    _ => return Err(Malformed::Value("metadata")),
+                },
+                _ => match NAMES.iter().find(|n| n.as_bytes() == name) {
+                    Some(n) if text.is_none() && !sealed => return Err(Malformed::Value(n)),
+                    Some(_) => {}
+                    None => return Err(Malformed::UnknownMember(String::from_utf8_lossy(name).into_owned())),
+                },
+            }
+        }
+        if let Some(i) = seen.iter().position(|s| !s) {
+            return Err(Malformed::Missing(REQUIRED[i]));
+        }
+        view.columns = columns_of(record, doc);
+        view.columns.timestamp_micros = view.timestamp.unix_micros();
+        Ok(view)
+    }
+}
+
+/// Where the column values stand in a canonical record.
+fn columns_of(record: &[u8], doc: Doc<'_>) -> Columns {
+    let mut c = Columns::default();
+    // Strings without escapes point into the record itself; others are searched for by their quoted text,
+    // which begins where the parser found the member.
+    let mut set = |i: usize, key: usize| {
+        if let Some(text) = doc.string(key + 1) {
+            c.ranges[i] = locate(record, doc, key, text);
+        }
+    };
+    for key in doc.keys(0) {
+        let name = doc.string(key).unwrap_or_default();
+        if let Some(which) = NAMES.iter().position(|n| n.as_bytes() == name) {
+            if COLUMN_OF[which] < STRING_COLUMNS {
+                set(COLUMN_OF[which], key);
+            } else if which == Member::Metadata as usize {
+                for inner in doc.keys(key + 1) {
+                    if doc.string(inner) == Some(b"ip_address") {
+                        set(9, inner);
+                    }
+                }
+            }
+        }
+    }
+    c
+}
+
+/// The range, within canonical `record`, of the contents of the string that follows `key`.
+fn locate(record: &[u8], doc: Doc<'_>, key: usize, text: &[u8]) -> Range {
+    let inside =
+        |t: &[u8]| (t.as_ptr() as usize).checked_sub(record.as_ptr() as usize).filter(|o| *o < record.len());
+    // A key without escapes (ours have none) lies in the record; its value begins after `":"`.
+    let Some(name) = doc.string(key) else { return (0, 0) };
+    let Some(at) = inside(name) else { return (0, 0) };
+    let start = at + name.len() + 3;
+    let end = if inside(text) == Some(start) {
+        start + text.len()
+    } else {
+        let mut quoted = Vec::with_capacity(text.len() + 8);
+        quote(text, &mut quoted);
+        start + quoted.len() - 2
+    };
+    (start as u32, end as u32)
+}
+
+fn is_sealed(doc: Doc<'_>, value: usize) -> bool {
+    matches!(doc.node(value), Node::Map { .. }) && {
+        let mut keys = doc.keys(value);
+        keys.next().is_some_and(|k| doc.string(k) == Some(b"$sealed")) && keys.next().is_none()
+    }
+}
+
+/// Bare numbers and wrappers anywhere in a record.
+fn check_tree(doc: Doc<'_>) -> Result<(), Malformed> {
+    for i in 0..doc.tape.nodes.len() {
+        match doc.node(i) {
+            Node::Double(x) if x.abs() > crate::number::MAX_SAFE as f64 => {
+                return Err(Malformed::UnsafeNumber);
+            }
+            Node::Map { .. } => check_wrapper(doc, i)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_wrapper(doc: Doc<'_>, map: usize) -> Result<(), Malformed> {
+    let mut keys = doc.keys(map);
+    let (Some(key), None) = (keys.next(), keys.next()) else { return Ok(()) };
+    let value = key + 1;
+    let base64 = |i: usize| doc.string(i).is_some_and(|t| data_encoding::BASE64URL_NOPAD.decode(t).is_ok());
+    let (ok, name) = match doc.string(key) {
+        Some(b"$number") => (doc.string(value).is_some(), "$number"),
+        Some(b"$bytes") => (base64(value), "$bytes"),
+        Some(b"$ext") => {
+            let kind_ok = matches!(doc.node(value + 1), Node::Double(x) if (-128.0..=127.0).contains(&x) && x.fract() == 0.0);
+            let array = matches!(doc.node(value), Node::Array { end } if end as usize == value + 3);
+            (array && kind_ok && base64(value + 2), "$ext")
+        }
+        Some(b"$map") => (matches!(doc.node(value), Node::Array { .. }), "$map"),
+        _ => return Ok(()),
+    };
+    if ok { Ok(()) } else { Err(Malformed::Wrapper(name)) }
+}
