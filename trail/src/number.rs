@@ -1,7 +1,7 @@
 //! Which numbers a bare JSON number keeps (FORMAT section 2).
 
 /// 2^53 − 1, the largest magnitude of a bare number.
-pub const MAX_SAFE: i64 = (1 << 53) - 1;
+pub(crate) const MAX_SAFE: i64 = (1 << 53) - 1;
 
 /// How a JSON number literal is sealed.
 #[derive(Clone, Copy, Debug, PartialEq)]

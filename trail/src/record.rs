@@ -514,9 +514,10 @@ impl Template {
             if given.0 < given.1 {
                 put(NAMES[which], part(&events.text, given), which, base, &mut columns, out);
                 if which == Member::Metadata as usize && m.source_ip.1 > 0 {
-                    let shift = (out.len() - 1 - base) as u32 - given.1;
+                    let start = (out.len() - 1 - base) as u32 - (given.1 - given.0);
+                    let inside = |at: u32| start + (at - given.0);
                     // Without the quotes.
-                    columns.ranges[9] = (m.source_ip.0 + shift + 1, m.source_ip.1 + shift - 1);
+                    columns.ranges[9] = (inside(m.source_ip.0) + 1, inside(m.source_ip.1) - 1);
                 }
             } else if which == Member::EventId as usize {
                 put(NAMES[which], &uuid_v7(link.observed_at, link.id_bits), which, base, &mut columns, out);

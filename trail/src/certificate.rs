@@ -1,0 +1,168 @@
+//! X.509 for writers' keys: a chain to a pinned CA, and the writer's name in a SAN (FORMAT section 3, "Trust").
+//!
+//! Path building and the checks of RFC 5280 are `rustls-webpki`'s; the signature algorithms behind it are
+//! pure Rust, so that a browser can verify too.
+
+use crate::keys::PublicKey;
+use crate::time::Time;
+use rustls_pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, UnixTime, alg_id,
+};
+use std::time::Duration;
+
+/// Why a certificate does not vouch for a writer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateFault {
+    /// The file could not be read.
+    #[error("{0}")]
+    File(String),
+    /// Neither DER nor PEM of one certificate.
+    #[error("not an X.509 certificate")]
+    Form,
+    /// The leaf certifies another key.
+    #[error("the leaf certificate is for another key")]
+    OtherKey,
+    /// No chain to the CA.
+    #[error("no chain to the CA: {0}")]
+    Chain(String),
+    /// No SAN with the writer's name.
+    #[error("no SAN names the writer {0}")]
+    Name(String),
+}
+
+/// DER from DER or PEM (RFC 7468) of one certificate.
+///
+/// # Errors
+/// [`CertificateFault::Form`].
+pub fn to_der(bytes: &[u8]) -> Result<Vec<u8>, CertificateFault> {
+    use rustls_pki_types::pem::PemObject as _;
+    let der = if bytes.starts_with(b"\x30") {
+        bytes.to_vec()
+    } else {
+        CertificateDer::from_pem_slice(bytes).map_err(|_| CertificateFault::Form)?.to_vec()
+    };
+    webpki::anchor_from_trusted_cert(&CertificateDer::from(der.as_slice()))
+        .map_err(|_| CertificateFault::Form)?;
+    Ok(der)
+}
+
+/// Any extended key usage will do: cert-manager writes several, and the key only ever signs statements.
+struct AnyUsage;
+
+impl webpki::ExtendedKeyUsageValidator for AnyUsage {
+    fn validate(&self, _: webpki::KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
+    }
+}
+
+/// Whether `chain` (DER, leaf first) certifies `key` for the writer `name` under `root` at the time `at`.
+///
+/// # Errors
+/// [`CertificateFault`].
+pub fn verify_chain(
+    chain: &[Vec<u8>],
+    key: &PublicKey,
+    root: &[u8],
+    trail_name: &str,
+    name: &str,
+    at: Time,
+) -> Result<(), CertificateFault> {
+    let ders: Vec<CertificateDer<'_>> = chain.iter().map(|c| CertificateDer::from(c.as_slice())).collect();
+    let leaf = webpki::EndEntityCert::try_from(ders.first().ok_or(CertificateFault::Form)?)
+        .map_err(|_| CertificateFault::Form)?;
+    if leaf.subject_public_key_info().as_ref() != key.spki() {
+        return Err(CertificateFault::OtherKey);
+    }
+    let root = CertificateDer::from(root);
+    let anchor = webpki::anchor_from_trusted_cert(&root).map_err(|_| CertificateFault::Form)?;
+    let seconds = u64::try_from(at.unix_seconds()).unwrap_or(0);
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    leaf.verify_for_usage(&ALGORITHMS, &[anchor], &ders[1..], now, AnyUsage, None, None)
+        .map_err(|e| CertificateFault::Chain(format!("{e:?}")))?;
+    let uri = format!("waxseal:{trail_name}:{name}");
+    let named = leaf.valid_dns_names().any(|n| n == name) || leaf.valid_uri_names().any(|n| n == uri);
+    if named { Ok(()) } else { Err(CertificateFault::Name(name.to_owned())) }
+}
+
+/// A signature algorithm of certificates, in pure Rust.
+#[derive(Debug)]
+struct Algorithm {
+    key: AlgorithmIdentifier,
+    signature: AlgorithmIdentifier,
+    verify: fn(&[u8], &[u8], &[u8]) -> Option<()>,
+}
+
+impl SignatureVerificationAlgorithm for Algorithm {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        (self.verify)(key, message, signature).ok_or(InvalidSignature)
+    }
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.key
+    }
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.signature
+    }
+}
+
+const ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 7] = [
+    &Algorithm {
+        key: alg_id::RSA_ENCRYPTION,
+        signature: alg_id::RSA_PKCS1_SHA256,
+        verify: rsa_pkcs1::<sha2::Sha256>,
+    },
+    &Algorithm {
+        key: alg_id::RSA_ENCRYPTION,
+        signature: alg_id::RSA_PKCS1_SHA384,
+        verify: rsa_pkcs1::<sha2::Sha384>,
+    },
+    &Algorithm {
+        key: alg_id::RSA_ENCRYPTION,
+        signature: alg_id::RSA_PKCS1_SHA512,
+        verify: rsa_pkcs1::<sha2::Sha512>,
+    },
+    &Algorithm { key: alg_id::RSA_ENCRYPTION, signature: alg_id::RSA_PSS_SHA256, verify: rsa_pss },
+    &Algorithm { key: alg_id::ECDSA_P256, signature: alg_id::ECDSA_SHA256, verify: p256_sha256 },
+    &Algorithm { key: alg_id::ECDSA_P384, signature: alg_id::ECDSA_SHA384, verify: p384_sha384 },
+    &Algorithm { key: alg_id::ED25519, signature: alg_id::ED25519, verify: ed25519 },
+];
+
+fn rsa_key(pkcs1: &[u8]) -> Option<rsa::PublicKey> {
+    use rsa::pkcs1::DecodeRsaPublicKey as _;
+    rsa::PublicKey::from_pkcs1_der(pkcs1).ok()
+}
+
+fn rsa_pkcs1<D>(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()>
+where
+    D: sha2::Digest + rsa::pkcs8::AssociatedOid,
+{
+    use rsa::signature::Verifier as _;
+    let signature = rsa::pkcs1v15::Signature::try_from(signature).ok()?;
+    rsa::pkcs1v15::VerifyingKey::<D>::new(rsa_key(key)?).verify(message, &signature).ok()
+}
+
+fn rsa_pss(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    use rsa::signature::Verifier as _;
+    let signature = rsa::pss::Signature::try_from(signature).ok()?;
+    rsa::pss::VerifyingKey::<sha2::Sha256>::new_with_salt_len(rsa_key(key)?, 32)
+        .verify(message, &signature)
+        .ok()
+}
+
+fn p256_sha256(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    use p256::ecdsa::signature::Verifier as _;
+    let signature = p256::ecdsa::Signature::from_der(signature).ok()?;
+    p256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?.verify(message, &signature).ok()
+}
+
+fn p384_sha384(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    use p384::ecdsa::signature::Verifier as _;
+    let signature = p384::ecdsa::Signature::from_der(signature).ok()?;
+    p384::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?.verify(message, &signature).ok()
+}
+
+fn ed25519(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    let key = ed25519_dalek::VerifyingKey::from_bytes(key.try_into().ok()?).ok()?;
+    let signature = ed25519_dalek::Signature::from_slice(signature).ok()?;
+    key.verify_strict(message, &signature).ok()
+}

@@ -1,0 +1,227 @@
+//! The verifier's trust file (FORMAT section 3, "Trust"): never taken from the trail.
+
+use crate::certificate::{self, CertificateFault};
+use crate::hash::{Hash, sha256};
+use crate::keys::{KeyFault, PublicKey};
+use crate::name::glob_matches;
+use crate::time::Time;
+use serde::{Deserialize, Deserializer};
+
+/// What is wrong with a trust file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustFault {
+    /// YAML, or members that a trust file does not have; the text names line and key.
+    #[error("{0}")]
+    Yaml(String),
+    /// A key that cannot be used.
+    #[error("{place}: {fault}")]
+    Key {
+        /// Where it stands.
+        place: String,
+        /// Why not.
+        fault: KeyFault,
+    },
+    /// A CA certificate that cannot be used.
+    #[error("{place}: {fault}")]
+    Certificate {
+        /// Where it stands.
+        place: String,
+        /// Why not.
+        fault: CertificateFault,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWriter {
+    name: String,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    cas: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRevoked {
+    key: Hash,
+    log_size: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    trail: Hash,
+    operators: Vec<String>,
+    #[serde(default)]
+    writers: Vec<RawWriter>,
+    #[serde(default)]
+    log: Option<String>,
+    #[serde(default)]
+    policy: Option<String>,
+    #[serde(default)]
+    timestamps: Vec<String>,
+    #[serde(default, deserialize_with = "anything")]
+    ethereum: bool,
+    #[serde(default)]
+    revoked: Vec<RawRevoked>,
+}
+
+/// Members that later issues give a meaning to are read past, not refused.
+fn anything<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    serde::de::IgnoredAny::deserialize(d).map(|_| true)
+}
+
+/// A CA that vouches for writers by the names in their certificates.
+#[derive(Clone, Debug)]
+pub struct Ca {
+    /// SHA-256 of its DER.
+    pub digest: Hash,
+    /// Its DER, if the trust file named a file; else it has to lie under `certs/`.
+    pub der: Option<Vec<u8>>,
+}
+
+/// Who vouches for writers whose name matches a glob.
+#[derive(Clone, Debug)]
+pub struct WriterTrust {
+    /// `*` and `?` as in a shell; matched against the name without the epoch.
+    pub name: String,
+    /// Pinned keys: one of a genesis vouches for its writer.
+    pub keys: Vec<PublicKey>,
+    /// CAs.
+    pub cas: Vec<Ca>,
+}
+
+/// A key that is no longer to be believed.
+#[derive(Clone, Debug)]
+pub struct Revoked {
+    /// The key's id.
+    pub key: Hash,
+    /// What the log held below this size stands.
+    pub log_size: u64,
+}
+
+/// A verifier's trust.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The trail id.
+    pub trail: Hash,
+    /// One pinned operator key vouches for the trail statement.
+    pub operators: Vec<PublicKey>,
+    /// Who vouches for writers.
+    pub writers: Vec<WriterTrust>,
+    /// The log's key, as a C2SP vkey.
+    pub log: Option<String>,
+    /// C2SP tlog-policy.
+    pub policy: Option<String>,
+    /// Keys that are no longer to be believed.
+    pub revoked: Vec<Revoked>,
+    /// Names of outside proofs that the file pins and this version cannot check.
+    pub unchecked: Vec<&'static str>,
+}
+
+impl Trust {
+    /// Reads a trust file. `file` reads the CA files that it names.
+    ///
+    /// # Errors
+    /// [`TrustFault`]; unknown and repeated members are errors.
+    pub fn parse(yaml: &str, file: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Result<Trust, TrustFault> {
+        let raw: Raw = serde_saphyr::from_str(yaml).map_err(|e| TrustFault::Yaml(e.to_string()))?;
+        let keys = |place: &str, list: &[String]| -> Result<Vec<PublicKey>, TrustFault> {
+            list.iter()
+                .enumerate()
+                .map(|(i, k)| {
+                    PublicKey::from_base64(k)
+                        .map_err(|fault| TrustFault::Key { place: format!("{place}[{i}]"), fault })
+                })
+                .collect()
+        };
+        let writers = raw
+            .writers
+            .iter()
+            .enumerate()
+            .map(|(i, w)| {
+                let cas = w
+                    .cas
+                    .iter()
+                    .enumerate()
+                    .map(|(k, c)| match Hash::from_hex(c) {
+                        Some(digest) => Ok(Ca { digest, der: None }),
+                        None => {
+                            let place = format!("writers[{i}].cas[{k}] ({c})");
+                            let der = file(c)
+                                .map_err(CertificateFault::File)
+                                .and_then(|bytes| certificate::to_der(&bytes))
+                                .map_err(|fault| TrustFault::Certificate { place, fault })?;
+                            Ok(Ca { digest: sha256(&der), der: Some(der) })
+                        }
+                    })
+                    .collect::<Result<_, TrustFault>>()?;
+                Ok(WriterTrust {
+                    name: w.name.clone(),
+                    keys: keys(&format!("writers[{i}].keys"), &w.keys)?,
+                    cas,
+                })
+            })
+            .collect::<Result<_, TrustFault>>()?;
+        let mut unchecked = Vec::new();
+        if !raw.timestamps.is_empty() {
+            unchecked.push("timestamps");
+        }
+        if raw.ethereum {
+            unchecked.push("ethereum");
+        }
+        if raw.policy.is_some() {
+            unchecked.push("policy");
+        }
+        Ok(Trust {
+            trail: raw.trail,
+            operators: keys("operators", &raw.operators)?,
+            writers,
+            log: raw.log,
+            policy: raw.policy,
+            revoked: raw.revoked.iter().map(|r| Revoked { key: r.key, log_size: r.log_size }).collect(),
+            unchecked,
+        })
+    }
+
+    /// The entries whose glob matches a writer's name.
+    pub fn entries<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a WriterTrust> {
+        self.writers.iter().filter(move |w| glob_matches(&w.name, name))
+    }
+
+    /// Whether a pinned key of this writer's entries is among `keys`.
+    pub fn pins_one_of(&self, name: &str, keys: &[PublicKey]) -> bool {
+        self.entries(name).any(|w| w.keys.iter().any(|k| keys.contains(k)))
+    }
+
+    /// Whether a CA of this writer's entries vouches for one of `keys`: `chains` are the certificates of each
+    /// key, leaf first, and `at` the time they are judged at.
+    ///
+    /// # Errors
+    /// Why the last chain tried was refused; nothing if there was none.
+    pub fn ca_vouches(
+        &self,
+        trail_name: &str,
+        name: &str,
+        keys: &[(PublicKey, Vec<Vec<u8>>)],
+        at: Time,
+        stored: &dyn Fn(&Hash) -> Option<Vec<u8>>,
+    ) -> Result<bool, CertificateFault> {
+        let mut last = None;
+        for ca in self.entries(name).flat_map(|w| &w.cas) {
+            let Some(root) = ca.der.clone().or_else(|| stored(&ca.digest)) else {
+                last = Some(CertificateFault::File(format!("certs/{}.der is not there", ca.digest)));
+                continue;
+            };
+            for (key, chain) in keys.iter().filter(|(_, c)| !c.is_empty()) {
+                match certificate::verify_chain(chain, key, &root, trail_name, name, at) {
+                    Ok(()) => return Ok(true),
+                    Err(e) => last = Some(e),
+                }
+            }
+        }
+        last.map_or(Ok(false), Err)
+    }
+}
