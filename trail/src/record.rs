@@ -62,6 +62,15 @@ pub struct Members {
     /// `metadata.ip_address`, if it is a string.
     source_ip: Range,
     timestamp: Option<Time>,
+    kind: EventKind,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EventKind {
+    #[default]
+    Outside,
+    Unparsed,
+    Own,
 }
 
 /// Converted events, side by side in one buffer.
@@ -86,6 +95,16 @@ impl Events {
     /// How many of them are `unparsed`.
     pub fn unparsed(&self) -> u64 {
         self.unparsed
+    }
+
+    /// Whether event `i` is `unparsed`.
+    pub fn is_unparsed(&self, i: usize) -> bool {
+        self.list[i].kind == EventKind::Unparsed
+    }
+
+    /// Whether event `i` is one that the sink wrote itself.
+    pub fn is_own(&self, i: usize) -> bool {
+        self.list[i].kind == EventKind::Own
     }
 
     /// Bytes of converted text.
@@ -113,7 +132,7 @@ impl Events {
 
     /// Adds an event that the sink itself writes (`category` `trail`), with `metadata` as canonical JSON.
     pub fn push_own(&mut self, event_type: &str, metadata: &[u8]) {
-        let mut m = Members::default();
+        let mut m = Members { kind: EventKind::Own, ..Members::default() };
         self.set(&mut m, Member::Category, b"\"trail\"");
         let at = self.text.len();
         quote(event_type.as_bytes(), &mut self.text);
@@ -374,7 +393,7 @@ fn is_uuid(text: &[u8]) -> bool {
 
 /// The members of a text that is no event.
 fn unparsed(raw: &[u8], out: &mut Events) -> Members {
-    let mut m = Members::default();
+    let mut m = Members { kind: EventKind::Unparsed, ..Members::default() };
     out.set(&mut m, Member::Category, b"\"unclassified\"");
     out.set(&mut m, Member::EventType, b"\"unparsed\"");
     let start = out.text.len() as u32;
@@ -595,6 +614,31 @@ fn uuid_v7(now: Time, random: [u8; 10]) -> [u8; 38] {
 /// A new epoch: a UUIDv7 as 32 hex digits.
 pub fn new_epoch(now: Time, random: [u8; 10]) -> String {
     uuid_v7(now, random).iter().filter(|c| c.is_ascii_hexdigit()).map(|c| *c as char).collect()
+}
+
+/// The same event in another epoch: new writer, sequence and link; event id, times, content and nonce stay.
+/// `None` if `record` is no record that [`Template::assemble`] made.
+pub fn relink(record: &[u8], template: &Template, sequence: u64, previous_hash: &Hash) -> Option<Vec<u8>> {
+    let mut tape = Tape::default();
+    json::parse(record, Form::Plain, MAX_DEPTH, &mut tape).ok()?;
+    let doc = Doc { input: record, tape: &tape };
+    let start_of_value = |name: &[u8]| {
+        let key = doc.keys(0).find(|k| doc.string(*k) == Some(name))?;
+        let at = doc.string(key)?.as_ptr() as usize - record.as_ptr() as usize;
+        Some(at + name.len() + 2)
+    };
+    let previous = start_of_value(b"previous_hash")? + 1;
+    let number = start_of_value(b"sequence")?;
+    let number_end = number + record[number..].iter().position(|c| !c.is_ascii_digit())?;
+    let writer = memchr::memmem::rfind(record, b",\"writer\":\"")?;
+    let mut out = Vec::with_capacity(record.len() + 32);
+    out.extend_from_slice(record.get(..previous)?);
+    out.extend_from_slice(&previous_hash.hex_bytes());
+    out.extend_from_slice(record.get(previous + 64..number)?);
+    out.extend_from_slice(sequence.to_string().as_bytes());
+    out.extend_from_slice(record.get(number_end..writer)?);
+    out.extend_from_slice(&template.tail);
+    Some(out)
 }
 
 /// What a record says of itself, read back.

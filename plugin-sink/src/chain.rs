@@ -1,0 +1,384 @@
+//! The chain: gives each record its number, its predecessor's hash and its place in the spool.
+//!
+//! Owned by one thread. [`Chain::accept`] takes a group of chunks through assembly, hashing, one write and
+//! one sync; only then does it say what became of each.
+
+use crate::Context;
+use crate::epoch::{Epoch, SinkError};
+use crate::known::{Fate, Known};
+use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool};
+use bytes::Bytes;
+use std::path::PathBuf;
+use waxseal_trail::hash::{Hash, leaf_hash};
+use waxseal_trail::json;
+use waxseal_trail::record::{Columns, Events, Link, Template};
+use waxseal_trail::time::Time;
+
+/// What one request, one flush, one message brought.
+pub struct Chunk {
+    /// Its events, converted and filtered.
+    pub events: Events,
+    /// What the sink itself saw of where they came from: canonical JSON.
+    pub source: Vec<u8>,
+    /// What recognises its redelivery, where the protocol has such a thing.
+    pub key: Option<[u8; 32]>,
+    /// Events that a filter failed on.
+    pub filter_errors: u64,
+}
+
+/// What became of a chunk that is now durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// How many events are sealed or will be.
+    pub accepted: u64,
+    /// How many of them are `unparsed`.
+    pub unparsed: u64,
+    /// The chunk was known; nothing was sealed again.
+    pub redelivered: bool,
+    /// The sequence after its last record.
+    pub end: u64,
+}
+
+/// Why a chunk was not taken. The shipper keeps it and tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The spool is full: the store is away, or slower than the events come.
+    #[error("the spool is full; the store is away or too slow")]
+    Full,
+    /// The sink is stopping.
+    #[error("the sink is stopping")]
+    Closing,
+    /// The disk failed; the spool is being read again.
+    #[error("the spool's disk failed; the spool is being read again")]
+    Failing,
+}
+
+/// A record on its way from the spool to the batch.
+#[derive(Clone, Debug)]
+pub struct Sealable {
+    /// Its text.
+    pub text: Bytes,
+    /// `H` of it.
+    pub hash: Hash,
+    /// Its sequence.
+    pub sequence: u64,
+    /// What it counts as.
+    pub counted: Counted,
+    /// Filter errors to count with it.
+    pub filter_errors: u32,
+    /// Its `timestamp`.
+    pub timestamp: Time,
+    /// Its derived columns.
+    pub columns: Columns,
+}
+
+/// A durable group of records.
+#[derive(Clone, Debug, Default)]
+pub struct Sealables(pub Vec<Sealable>);
+
+impl Sealables {
+    /// Bytes of text.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|r| r.text.len()).sum()
+    }
+}
+
+/// What of the spool only its owner knows.
+pub struct Chain {
+    spool: Spool,
+    known: Known,
+    known_path: PathBuf,
+    template: Template,
+    next: u64,
+    last_hash: Hash,
+    observed_at: Time,
+    synced: u64,
+    random: Random,
+}
+
+struct Random {
+    pool: Vec<u8>,
+    at: usize,
+}
+
+impl Random {
+    const POOL: usize = 26 * 256;
+
+    /// The next 26 bytes: a nonce and the bits of an id.
+    fn next(&mut self, cx: &Context) -> Result<([u8; 16], [u8; 10]), SinkError> {
+        if self.at + 26 > self.pool.len() {
+            self.pool.resize(Self::POOL, 0);
+            cx.random(&mut self.pool)?;
+            self.at = 0;
+        }
+        let (mut nonce, mut id) = ([0; 16], [0; 10]);
+        nonce.copy_from_slice(&self.pool[self.at..self.at + 16]);
+        id.copy_from_slice(&self.pool[self.at + 16..self.at + 26]);
+        self.at += 26;
+        Ok((nonce, id))
+    }
+}
+
+/// What came of a group.
+pub enum Accepted {
+    /// Durable. For each chunk its receipt; and the records.
+    Durable(Vec<Receipt>, Sealables),
+    /// None of it is in the spool; all may be tried again.
+    Refused(Refusal),
+    /// Unknown: the spool has to be opened and read again before anything is said.
+    Poisoned(std::io::Error),
+}
+
+impl Chain {
+    /// Opens the epoch's spool and continues its chain.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    pub fn open(cx: &Context, epoch: &Epoch, rewrite: bool) -> Result<Chain, SinkError> {
+        let known_path = epoch.dir.join("known");
+        let mut known = match Known::load(&*cx.disk, &known_path) {
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::warn!(
+                    "{}: damaged; redeliveries from before this start are not recognised",
+                    known_path.display()
+                );
+                Known::default()
+            }
+            other => other.map_err(crate::epoch::state_error("read", &known_path))?,
+        };
+        let sealed = &epoch.sealed;
+        let mut next = sealed.next_sequence;
+        let mut last: Option<(Hash, Vec<u8>)> = None;
+        let dir = epoch.dir.join("spool");
+        // From what is stored on, not from what is sealed: keys of sealed frames must be known too.
+        let from = epoch.stored.next_sequence;
+        let spool = Spool::open(
+            cx.disk.clone(),
+            &dir,
+            &epoch.writer,
+            cx.config.spool_bytes,
+            from,
+            rewrite,
+            &mut |f| {
+                if let Some(key) = f.key {
+                    known.insert(key, fate_of(f));
+                }
+                if f.end() > next {
+                    next = f.end();
+                    let from = f.text.len() - f.entries.last().map_or(0, |e| e.len as usize);
+                    let record = f.text[from..].to_vec();
+                    last = Some((leaf_hash(&record), record));
+                }
+            },
+        )?;
+        let observed = |record: &[u8]| {
+            let at = record.windows(14).rposition(|w| w == b"\"observed_at\":").unwrap_or(0) + 15;
+            record.get(at..at + 30).and_then(|t| Time::parse(std::str::from_utf8(t).ok()?))
+        };
+        let last_observed = last.as_ref().and_then(|(_, r)| observed(r)).unwrap_or(sealed.sealed_at);
+        Ok(Chain {
+            spool,
+            known,
+            known_path,
+            template: Template::new(&epoch.writer),
+            next,
+            last_hash: last.map_or(sealed.last_hash, |(h, _)| h),
+            observed_at: last_observed.max(sealed.sealed_at),
+            synced: next,
+            random: Random { pool: Vec::new(), at: 0 },
+        })
+    }
+
+    /// The sequence of the next record; everything below is durable.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes that the spool takes on disk.
+    pub fn spool_bytes(&self) -> u64 {
+        self.spool.bytes()
+    }
+
+    /// Takes a group of chunks: assembles, hashes, writes, syncs.
+    ///
+    /// # Errors
+    /// [`SinkError`] for what no retry mends.
+    pub fn accept(&mut self, cx: &Context, chunks: &[Chunk]) -> Result<Accepted, SinkError> {
+        let (next, last_hash, observed_at) = (self.next, self.last_hash, self.observed_at);
+        let mut keys = Vec::new();
+        let (receipts, group, records) = self.assemble(cx, chunks, &mut keys)?;
+        match self.spool.append(&group, next) {
+            Ok(()) => {
+                self.synced = self.next;
+                let text = Bytes::from(group);
+                let sealables = records
+                    .into_iter()
+                    .map(|(at, len, mut r)| {
+                        r.text = text.slice(at..at + len);
+                        r
+                    })
+                    .collect();
+                Ok(Accepted::Durable(receipts, Sealables(sealables)))
+            }
+            Err(error) => {
+                // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
+                keys.iter().for_each(|k| self.known.forget(k));
+                (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
+                Ok(match error {
+                    AppendError::Full => Accepted::Refused(Refusal::Full),
+                    AppendError::Retry(e) => {
+                        tracing::error!(
+                            "the spool's disk failed, nothing is lost, shippers are asked to try again: {e}"
+                        );
+                        Accepted::Refused(Refusal::Failing)
+                    }
+                    AppendError::Poisoned(e) => Accepted::Poisoned(e),
+                })
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)] // a group before it has one buffer: position, length, record
+    fn assemble(
+        &mut self,
+        cx: &Context,
+        chunks: &[Chunk],
+        keys: &mut Vec<[u8; 32]>,
+    ) -> Result<(Vec<Receipt>, Vec<u8>, Vec<(usize, usize, Sealable)>), SinkError> {
+        let mut group = Group::default();
+        let total: usize = chunks.iter().map(|c| c.events.bytes() + 450 * c.events.len() + 256).sum();
+        group.bytes.reserve(total + total / 8);
+        let mut records = Vec::with_capacity(chunks.iter().map(|c| c.events.len()).sum());
+        let mut receipts = Vec::with_capacity(chunks.len());
+        self.observed_at = self.observed_at.max(cx.clock.now());
+        for chunk in chunks {
+            let known = chunk.key.and_then(|k| self.known.get(&k).map(|f| (k, f)));
+            let first = self.next;
+            if let Some((key, fate)) = known {
+                let events = redelivery(&key, &fate);
+                let own = Counted::Own { redelivered: fate.accepted };
+                self.frame(cx, &mut group, &mut records, &events, &chunk.source, None, 0, |_| own)?;
+                receipts.push(Receipt {
+                    accepted: fate.accepted.into(),
+                    unparsed: fate.unparsed.into(),
+                    redelivered: true,
+                    end: self.next,
+                });
+                continue;
+            }
+            let events = &chunk.events;
+            let errors = u32::try_from(chunk.filter_errors).unwrap_or(u32::MAX);
+            let counted = |i: usize| {
+                if events.is_own(i) {
+                    Counted::Own { redelivered: 0 }
+                } else if events.is_unparsed(i) {
+                    Counted::Unparsed
+                } else {
+                    Counted::Received
+                }
+            };
+            self.frame(
+                cx,
+                &mut group,
+                &mut records,
+                events,
+                &chunk.source,
+                chunk.key.as_ref(),
+                errors,
+                counted,
+            )?;
+            if let Some(key) = chunk.key {
+                let fate = Fate { first, accepted: events.len() as u32, unparsed: events.unparsed() as u32 };
+                self.known.insert(key, fate);
+                keys.push(key);
+            }
+            receipts.push(Receipt {
+                accepted: events.len() as u64,
+                unparsed: events.unparsed(),
+                redelivered: false,
+                end: self.next,
+            });
+        }
+        Ok((receipts, group.bytes, records))
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call site a kind of frame
+    fn frame(
+        &mut self,
+        cx: &Context,
+        group: &mut Group,
+        records: &mut Vec<(usize, usize, Sealable)>,
+        events: &Events,
+        source: &[u8],
+        key: Option<&[u8; 32]>,
+        filter_errors: u32,
+        counted: impl Fn(usize) -> Counted,
+    ) -> Result<(), SinkError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        group.begin(key, self.next, events.len(), filter_errors);
+        for i in 0..events.len() {
+            let (nonce, id_bits) = self.random.next(cx)?;
+            let link = Link {
+                sequence: self.next,
+                previous_hash: self.last_hash,
+                observed_at: self.observed_at,
+                nonce,
+                id_bits,
+            };
+            let at = group.bytes.len();
+            let (columns, timestamp) = self.template.assemble(events, i, source, &link, &mut group.bytes);
+            let len = group.bytes.len() - at;
+            let hash = leaf_hash(&group.bytes[at..]);
+            group.entry(i, Entry { len: len as u32, counted: counted(i) });
+            records.push((
+                at,
+                len,
+                Sealable {
+                    text: Bytes::new(),
+                    hash,
+                    sequence: self.next,
+                    counted: counted(i),
+                    filter_errors: if i == 0 { filter_errors } else { 0 },
+                    timestamp,
+                    columns,
+                },
+            ));
+            self.last_hash = hash;
+            self.next += 1;
+        }
+        group.end(self.synced);
+        Ok(())
+    }
+
+    /// Gives back what lies in the store: saves the keys of what goes, then removes its segments.
+    ///
+    /// # Errors
+    /// [`SinkError`]; nothing is lost by it.
+    pub fn release(&mut self, cx: &Context, stored: u64) -> Result<(), SinkError> {
+        if self.spool.releasable(stored) {
+            self.known
+                .save(&*cx.disk, &self.known_path)
+                .map_err(crate::epoch::state_error("write", &self.known_path))?;
+            self.spool.release(stored)?;
+        }
+        Ok(())
+    }
+}
+
+fn fate_of(f: &Frame) -> Fate {
+    let unparsed = f.entries.iter().filter(|e| e.counted == Counted::Unparsed).count();
+    Fate { first: f.first_sequence, accepted: f.entries.len() as u32, unparsed: unparsed as u32 }
+}
+
+/// The record of a suppressed chunk: nothing vanishes into a counter alone.
+fn redelivery(key: &[u8; 32], fate: &Fate) -> Events {
+    let last = fate.first + u64::from(fate.accepted).saturating_sub(1);
+    let metadata = serde_json::json!({
+        "digest": Hash(*key).to_string(), "events": fate.accepted, "sequences": [fate.first, last],
+    });
+    let mut events = Events::default();
+    events.push_own("redelivery", &json::to_canonical(&metadata).unwrap_or_default());
+    events
+}

@@ -1,0 +1,557 @@
+//! The state directory: whose sink this is, how far its trail is stored, what is sealed and not yet stored.
+//!
+//! ```text
+//! state_dir/
+//!   lock                       held while a sink runs
+//!   current                    the name of the epoch's directory
+//!   epoch-<32 hex>/
+//!     epoch.json               identity; the genesis envelope, exactly as it is sent
+//!     journal.json             progress: everything up to here is in the store
+//!     known                    what recognises redelivered chunks
+//!     spool/<n>.seg            see `spool`
+//!     intents/<batch>.parquet  a sealed batch, exactly as it is sent
+//!     intents/<batch>.json     its header; this file's appearance is the seal
+//! ```
+//!
+//! Progress after a stop is `journal.json` plus the intents, in order; then the spool. There is no other
+//! path: start, crash and failed sync all come through [`Epoch::open`].
+
+use crate::signer::{self, SignerError};
+use crate::spool::SpoolError;
+use crate::{Context, SOFTWARE};
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use waxseal_store::StoreError;
+use waxseal_store::disk::{self, Disk};
+use waxseal_trail::envelope::{Envelope, EnvelopeFault};
+use waxseal_trail::hash::{Hash, leaf_hash, sha256};
+use waxseal_trail::keys::PublicKey;
+use waxseal_trail::name;
+use waxseal_trail::record::new_epoch;
+use waxseal_trail::statement::{
+    self, Batch, Intake, PayloadFault, Predecessor, Reason, State, Trail, Writer, WriterKey,
+};
+use waxseal_trail::time::Time;
+
+/// Why the sink cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The store.
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    /// A file of the state directory.
+    #[error("the state directory: cannot {operation} {path}: {source}")]
+    State {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file of the state directory that cannot be understood.
+    #[error(
+        "the state directory: {path} is damaged: {why}. Move the state directory aside to begin a new epoch"
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        why: String,
+    },
+    /// The trail statement.
+    #[error("{place}/trail.json: {why}")]
+    Trail {
+        /// Where.
+        place: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The configuration does not fit the state directory or the trail.
+    #[error("{0}")]
+    Mismatch(String),
+    /// No signature.
+    #[error("cannot sign: {0}")]
+    Sign(#[from] SignerError),
+    /// A statement that would break a limit.
+    #[error("a statement of ours: {0}")]
+    Statement(#[from] EnvelopeFault),
+    /// An events object that cannot be written.
+    #[error("an events object: {0}")]
+    Events(#[from] waxseal_events::EventsError),
+    /// No randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
+}
+
+pub(crate) fn state_error<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> SinkError + 'a {
+    move |source| SinkError::State { operation, path: path.into(), source }
+}
+
+/// How far an epoch has come: after a header, and before any, after its genesis.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The number of the next batch.
+    pub next_batch: u64,
+    /// Statement hash of the last header, or of the genesis.
+    pub previous: Hash,
+    /// The sequence of the next record.
+    pub next_sequence: u64,
+    /// `H` of the last record, or of the genesis payload.
+    pub last_hash: Hash,
+    /// Totals.
+    pub intake: Intake,
+    /// Of the last header, or the genesis's `created_at`.
+    pub sealed_at: Time,
+    /// The number of the key statement in force.
+    pub keys: u64,
+    /// The state of the last header.
+    pub state: State,
+}
+
+impl Progress {
+    fn start(genesis: &Writer, payload: &[u8]) -> Progress {
+        let hash = leaf_hash(payload);
+        Progress {
+            next_batch: 0,
+            previous: hash,
+            next_sequence: 0,
+            last_hash: hash,
+            intake: Intake::default(),
+            sealed_at: genesis.created_at,
+            keys: 0,
+            state: State::Running,
+        }
+    }
+
+    /// After this header.
+    pub fn after(header: &Batch, statement: Hash) -> Progress {
+        Progress {
+            next_batch: header.batch + 1,
+            previous: statement,
+            next_sequence: header.events.first_sequence + header.events.count,
+            last_hash: header.events.last_hash,
+            intake: header.intake,
+            sealed_at: header.sealed_at,
+            keys: header.keys,
+            state: header.state,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Journal {
+    version: u32,
+    boot: u64,
+    genesis_stored: bool,
+    progress: Progress,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    version: u32,
+    machine: String,
+    /// The trail statement's envelope, base64.
+    trail: String,
+    /// The genesis envelope, base64.
+    genesis: String,
+}
+
+/// A sealed batch on its way to the store.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// The header's payload.
+    pub header: Batch,
+    /// The header's envelope, exactly as it is stored.
+    pub envelope: Vec<u8>,
+    /// Its statement hash.
+    pub statement: Hash,
+    /// The events object, exactly as it is stored.
+    pub object: Option<Vec<u8>>,
+}
+
+/// An open epoch.
+pub struct Epoch {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// `<name>.<epoch>`
+    pub writer: String,
+    /// The trail id.
+    pub trail_id: Hash,
+    /// The trail statement.
+    pub trail: Trail,
+    /// The genesis envelope, as it is stored.
+    pub genesis: Vec<u8>,
+    /// Its payload.
+    pub genesis_payload: Writer,
+    /// How often this epoch has started, from 1.
+    pub boot: u64,
+    genesis_stored: bool,
+    /// What the store holds.
+    pub stored: Progress,
+    /// What is sealed.
+    pub sealed: Progress,
+    /// Sealed and not stored, in order.
+    pub intents: Vec<Intent>,
+}
+
+/// What an epoch is opened or made with.
+pub(crate) enum Opened {
+    /// This one goes on.
+    Same(Box<Epoch>),
+    /// It cannot: a new one has to begin, for this reason.
+    New(Reason, Option<Box<Epoch>>),
+}
+
+impl Epoch {
+    /// Opens the current epoch, or says why a new one is needed.
+    pub(crate) fn open(cx: &Context) -> Result<Opened, SinkError> {
+        let state = &cx.config.state_dir;
+        disk::create_dirs(&*cx.disk, state, true).map_err(state_error("make", state))?;
+        let pointer = state.join("current");
+        let name = match disk::read_all(&*cx.disk, &pointer) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Opened::New(Reason::First, None)),
+            Err(e) => return Err(state_error("read", &pointer)(e)),
+        };
+        let epoch = Epoch::load(cx, &state.join(name))?;
+        let (writer, _) = name::split_writer(&epoch.writer).unwrap_or_default();
+        if writer != cx.config.writer {
+            return Err(SinkError::Mismatch(format!(
+                "state_dir {} belongs to the writer {writer:?}, and the configuration says {:?}: give this sink a \
+                 state directory of its own",
+                state.display(),
+                cx.config.writer
+            )));
+        }
+        cx.check_trail_name(&epoch.trail, &epoch.trail_id)?;
+        let keys: Vec<String> = cx.config.signing.signers.iter().map(|s| s.public().to_base64()).collect();
+        if epoch.genesis_payload.keys.iter().map(|k| k.spki.clone()).collect::<Vec<_>>() != keys {
+            return Ok(Opened::New(Reason::KeyLost, Some(Box::new(epoch))));
+        }
+        if epoch.sealed.state == State::Retired {
+            return Ok(Opened::New(Reason::Rollover, Some(Box::new(epoch))));
+        }
+        let machine = epoch.machine(cx)?;
+        if machine != cx.machine {
+            tracing::error!(
+                "the state directory was made on machine {machine:?} and this is {:?}: a copied disk. A new epoch \
+                 begins; the original goes on in its own",
+                cx.machine
+            );
+            return Ok(Opened::New(Reason::Fork, Some(Box::new(epoch))));
+        }
+        Ok(Opened::Same(Box::new(epoch)))
+    }
+
+    fn machine(&self, cx: &Context) -> Result<String, SinkError> {
+        Ok(read_json::<Identity>(&*cx.disk, &self.dir.join("epoch.json"))?.machine)
+    }
+
+    fn load(cx: &Context, dir: &Path) -> Result<Epoch, SinkError> {
+        let path = dir.join("epoch.json");
+        let damaged = |why: String| SinkError::Damaged { path: path.clone(), why };
+        let identity: Identity = read_json(&*cx.disk, &path)?;
+        let bytes = |text: &str| BASE64.decode(text.as_bytes()).map_err(|e| damaged(e.to_string()));
+        let (trail, trail_id) = read_trail(&bytes(&identity.trail)?).map_err(damaged)?;
+        let genesis = bytes(&identity.genesis)?;
+        let envelope = Envelope::parse(&genesis).map_err(|e| damaged(e.to_string()))?;
+        let genesis_payload: Writer = statement::read(&envelope).map_err(|e| damaged(e.to_string()))?;
+        let journal_path = dir.join("journal.json");
+        let journal: Journal = read_json(&*cx.disk, &journal_path)?;
+        let mut epoch = Epoch {
+            dir: dir.into(),
+            writer: genesis_payload.writer.clone(),
+            trail_id,
+            trail,
+            genesis,
+            genesis_payload,
+            boot: journal.boot,
+            genesis_stored: journal.genesis_stored,
+            stored: journal.progress.clone(),
+            sealed: journal.progress,
+            intents: Vec::new(),
+        };
+        epoch.load_intents(cx)?;
+        Ok(epoch)
+    }
+
+    fn load_intents(&mut self, cx: &Context) -> Result<(), SinkError> {
+        let dir = self.dir.join("intents");
+        disk::create_dirs(&*cx.disk, &dir, true).map_err(state_error("make", &dir))?;
+        let names = cx.disk.read_dir(&dir).map_err(state_error("list", &dir))?;
+        let mut batches: Vec<u64> =
+            names.iter().filter_map(|(n, _)| n.strip_suffix(".json")?.parse().ok()).collect();
+        batches.sort_unstable();
+        for batch in batches {
+            let (json, parquet) = self.intent_paths(batch);
+            if batch < self.stored.next_batch {
+                // Stored, and stopped before it was removed.
+                remove(&*cx.disk, &parquet)?;
+                remove(&*cx.disk, &json)?;
+                continue;
+            }
+            let damaged = |why: String| SinkError::Damaged { path: json.clone(), why };
+            let envelope = disk::read_all(&*cx.disk, &json).map_err(state_error("read", &json))?;
+            let parsed = Envelope::parse(&envelope).map_err(|e| damaged(e.to_string()))?;
+            let header: Batch = statement::read(&parsed).map_err(|e: PayloadFault| damaged(e.to_string()))?;
+            if header.batch != batch
+                || batch != self.sealed.next_batch
+                || header.previous != self.sealed.previous
+            {
+                return Err(damaged("it does not follow the batch before".to_owned()));
+            }
+            let object = match &header.object {
+                None => None,
+                Some(object) => {
+                    let bytes = disk::read_all(&*cx.disk, &parquet).map_err(state_error("read", &parquet))?;
+                    if sha256(&bytes) != object.sha256 {
+                        return Err(SinkError::Damaged {
+                            path: parquet,
+                            why: "not the digest in its header".to_owned(),
+                        });
+                    }
+                    Some(bytes)
+                }
+            };
+            let statement = parsed.statement_hash();
+            self.sealed = Progress::after(&header, statement);
+            self.intents.push(Intent { header, envelope, statement, object });
+        }
+        // Events objects whose header was never written: the batch is sealed again from the spool.
+        for (name, _) in names {
+            let batch = name.strip_suffix(".parquet").and_then(|n| n.parse::<u64>().ok());
+            if batch.is_some_and(|b| b >= self.sealed.next_batch) || name.ends_with(".tmp") {
+                remove(&*cx.disk, &dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn intent_paths(&self, batch: u64) -> (PathBuf, PathBuf) {
+        let dir = self.dir.join("intents");
+        (dir.join(format!("{batch:012}.json")), dir.join(format!("{batch:012}.parquet")))
+    }
+
+    /// Writes a sealed batch down, so that every attempt to store it sends exactly these bytes. Durable when
+    /// it returns.
+    ///
+    /// # Errors
+    /// [`SinkError::State`]; whether it is sealed is then found out by opening the epoch again.
+    pub fn write_intent(&mut self, cx: &Context, intent: &Intent) -> Result<(), SinkError> {
+        let (json, parquet) = self.intent_paths(intent.header.batch);
+        if let Some(object) = &intent.object {
+            remove(&*cx.disk, &parquet)?;
+            let write = || -> io::Result<()> {
+                let file = cx.disk.open(&parquet, disk::Open::Create)?;
+                disk::write_all_at(&*file, object, 0)?;
+                file.sync()
+            };
+            write().map_err(state_error("write", &parquet))?;
+        }
+        // The seal: from here on this batch is these bytes. The directory's sync covers the object's name too.
+        disk::replace(&*cx.disk, &json, &intent.envelope).map_err(state_error("write", &json))?;
+        self.sealed = Progress::after(&intent.header, intent.statement);
+        Ok(())
+    }
+
+    /// Notes that a batch is in the store.
+    ///
+    /// # Errors
+    /// [`SinkError::State`]; storing it again is harmless.
+    pub fn note_stored(&mut self, cx: &Context, header: &Batch, statement: Hash) -> Result<(), SinkError> {
+        self.stored = Progress::after(header, statement);
+        self.write_journal(cx)?;
+        // A stop here leaves files that the next start removes.
+        let (json, parquet) = self.intent_paths(header.batch);
+        remove(&*cx.disk, &json)?;
+        remove(&*cx.disk, &parquet)
+    }
+
+    /// Whether the genesis is in the store.
+    pub fn genesis_stored(&self) -> bool {
+        self.genesis_stored
+    }
+
+    /// Notes that the genesis is in the store.
+    ///
+    /// # Errors
+    /// [`SinkError::State`].
+    pub fn note_genesis_stored(&mut self, cx: &Context) -> Result<(), SinkError> {
+        self.genesis_stored = true;
+        self.write_journal(cx)
+    }
+
+    /// Counts a start, durably, before anything is sealed under its number.
+    ///
+    /// # Errors
+    /// [`SinkError::State`].
+    pub fn count_boot(&mut self, cx: &Context) -> Result<(), SinkError> {
+        self.boot += 1;
+        self.write_journal(cx)
+    }
+
+    fn write_journal(&self, cx: &Context) -> Result<(), SinkError> {
+        let path = self.dir.join("journal.json");
+        let journal = Journal {
+            version: 1,
+            boot: self.boot,
+            genesis_stored: self.genesis_stored,
+            progress: self.stored.clone(),
+        };
+        write_json(&*cx.disk, &path, &journal)
+    }
+
+    /// Makes a new epoch, complete in a directory of its own; [`Epoch::make_current`] then switches to it.
+    pub(crate) fn create(cx: &Context, reason: Reason, old: Option<&Epoch>) -> Result<Epoch, SinkError> {
+        let (trail, trail_id, trail_bytes) = cx.read_trail_statement()?;
+        cx.check_trail_name(&trail, &trail_id)?;
+        let now = cx.clock.now();
+        let mut random = [0; 10];
+        cx.random(&mut random)?;
+        let epoch = new_epoch(now, random);
+        let writer = format!("{}.{epoch}", cx.config.writer);
+        let (reason, predecessor) = match old {
+            Some(old) => (
+                reason,
+                Some(Predecessor {
+                    writer: old.writer.clone(),
+                    batch: old.stored.next_batch.checked_sub(1),
+                    statement: old.stored.previous,
+                }),
+            ),
+            None => match find_predecessor(cx)? {
+                Some(p) => (Reason::StateLost, Some(p)),
+                None => (Reason::First, None),
+            },
+        };
+        let signing = &cx.config.signing;
+        let payload = Writer {
+            format: statement::format_of::<Writer>(),
+            trail: trail_id,
+            writer: writer.clone(),
+            created_at: now,
+            next_by: cx.next_by(now),
+            reason,
+            predecessor,
+            keys: signing
+                .signers
+                .iter()
+                .zip(&signing.certificates)
+                .map(|(s, chain)| WriterKey {
+                    spki: s.public().to_base64(),
+                    certificates: chain.iter().map(|c| sha256(c)).collect(),
+                })
+                .collect(),
+            software: SOFTWARE.to_owned(),
+        };
+        let mut envelope = statement::unsigned(&payload);
+        signer::sign(&mut envelope, &signing.signers)?;
+        let genesis = envelope.to_bytes()?;
+        let dir = cx.config.state_dir.join(format!("epoch-{epoch}"));
+        disk::create_dirs(&*cx.disk, &dir.join("intents"), true).map_err(state_error("make", &dir))?;
+        let identity = Identity {
+            version: 1,
+            machine: cx.machine.clone(),
+            trail: BASE64.encode(&trail_bytes),
+            genesis: BASE64.encode(&genesis),
+        };
+        write_json(&*cx.disk, &dir.join("epoch.json"), &identity)?;
+        let progress = Progress::start(&payload, &envelope.payload);
+        let epoch = Epoch {
+            dir,
+            writer,
+            trail_id,
+            trail,
+            genesis,
+            genesis_payload: payload,
+            boot: 0,
+            genesis_stored: false,
+            stored: progress.clone(),
+            sealed: progress,
+            intents: Vec::new(),
+        };
+        epoch.write_journal(cx)?;
+        Ok(epoch)
+    }
+
+    /// From here on a start finds this epoch.
+    pub(crate) fn make_current(&self, cx: &Context) -> Result<(), SinkError> {
+        let pointer = cx.config.state_dir.join("current");
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        disk::replace(&*cx.disk, &pointer, name.as_bytes()).map_err(state_error("write", &pointer))
+    }
+}
+
+/// The last known statement of the newest earlier epoch of this name in the store.
+fn find_predecessor(cx: &Context) -> Result<Option<Predecessor>, SinkError> {
+    let prefix = format!("writers/{}.", cx.config.writer);
+    let mut newest: Option<String> = None;
+    waxseal_store::list_all(&*cx.store, &prefix, &mut |key| {
+        let writer = key.strip_prefix("writers/").and_then(|k| k.strip_suffix("/genesis.json"));
+        if let Some((w, (n, epoch))) = writer.and_then(|w| Some((w, name::split_writer(w)?))) {
+            let newer = newest.as_deref().is_none_or(|o| o.rsplit_once('.').is_none_or(|(_, e)| e < epoch));
+            if n == cx.config.writer && newer {
+                newest = Some(w.to_owned());
+            }
+        }
+    })?;
+    let Some(writer) = newest else { return Ok(None) };
+    let mut last: Option<(u64, String)> = None;
+    let prefix = format!("batches/{writer}/");
+    waxseal_store::list_all(&*cx.store, &prefix, &mut |key| {
+        if let Some(n) = key[prefix.len()..].strip_suffix(".json").and_then(|n| n.parse().ok()) {
+            last = Some((n, key));
+        }
+    })?;
+    let key = last.as_ref().map_or_else(|| name::genesis_key(&writer), |(_, k)| k.clone());
+    let bytes = cx.store.get(&key)?;
+    let statement = bytes.and_then(|b| Envelope::parse(&b).ok()).map(|e| e.statement_hash());
+    Ok(statement.map(|statement| Predecessor { writer, batch: last.map(|(n, _)| n), statement }))
+}
+
+/// Reads a trail statement and holds it to itself: its operators signed it.
+///
+/// # Errors
+/// What is wrong.
+pub fn read_trail(bytes: &[u8]) -> Result<(Trail, Hash), String> {
+    let envelope = Envelope::parse(bytes).map_err(|e| e.to_string())?;
+    let trail: Trail = statement::read(&envelope).map_err(|e| e.to_string())?;
+    let keys = trail
+        .operators
+        .iter()
+        .map(|k| PublicKey::from_base64(k).map_err(|e| e.to_string()))
+        .collect::<Result<Vec<_>, _>>()?;
+    envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    Ok((trail, envelope.statement_hash()))
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), SinkError> {
+    match disk.remove(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(state_error("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T, SinkError> {
+    let bytes = disk::read_all(disk, path).map_err(state_error("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|e| SinkError::Damaged { path: path.into(), why: e.to_string() })
+}
+
+fn write_json<T: Serialize>(disk: &dyn Disk, path: &Path, value: &T) -> Result<(), SinkError> {
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|e| SinkError::Damaged { path: path.into(), why: e.to_string() })?;
+    disk::replace(disk, path, &bytes).map_err(state_error("write", path))
+}

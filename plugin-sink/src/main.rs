@@ -1,0 +1,188 @@
+//! `waxseal-sink`: the sink as a server.
+
+use anyhow::{Context as _, anyhow};
+use clap::Parser;
+use std::path::PathBuf;
+use std::time::Duration;
+use waxseal_sink::config::Config;
+use waxseal_sink::filter::Filters;
+use waxseal_sink::intake::http;
+use waxseal_sink::pipeline::Pipeline;
+use waxseal_sink::{Context, telemetry};
+
+/// Takes events over HTTP, chains, spools, signs and stores them.
+#[derive(Parser)]
+#[command(name = "waxseal-sink", version)]
+struct Arguments {
+    /// The configuration, YAML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration, the state directory's place and the trail, and say what would run
+    #[arg(long)]
+    check_config: bool,
+    /// Seal what the spool has, say in the last header that this writer writes no more, and end
+    #[arg(long, conflicts_with = "check_config")]
+    retire: bool,
+    /// How long a stop may take for what is not stored yet
+    #[arg(long, value_name = "DURATION", default_value = "25s")]
+    grace: waxseal_sink::config::Span,
+}
+
+fn main() -> std::process::ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WAXSEAL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(&Arguments::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Arguments) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    if args.check_config {
+        return check(&config);
+    }
+    let (http_config, telemetry_listen) = (config.http.clone(), config.telemetry);
+    if http_config.is_none() && !args.retire {
+        return Err(anyhow!(
+            "{}: intake: nothing to listen on; set intake.http.listen",
+            args.config.display()
+        ));
+    }
+    let _held = hold(&config)?;
+    let cx = Context::system(config).map_err(|e| anyhow!(e))?;
+    let writer = cx.config.writer.clone();
+    let pipeline = Pipeline::start(cx, Filters::default())?;
+    if args.retire {
+        pipeline.retire();
+        pipeline.stop(args.grace.0)?;
+        tracing::info!("writer {writer} has retired");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .thread_name("wax-net")
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(pipeline, http_config, telemetry_listen, args.grace.0))
+}
+
+async fn serve(
+    pipeline: Pipeline,
+    http_config: Option<waxseal_sink::config::Http>,
+    telemetry_listen: Option<std::net::SocketAddr>,
+    grace: Duration,
+) -> anyhow::Result<()> {
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let submitter = pipeline.submitter();
+    let mut servers = Vec::new();
+    if let Some(listen) = telemetry_listen {
+        let listener = telemetry::bind(listen).await.map_err(|e| anyhow!(e))?;
+        tracing::info!("telemetry on http://{}", listener.local_addr()?);
+        tokio::spawn(telemetry::run(listener, submitter.clone(), stopped.clone()));
+    }
+    if let Some(config) = http_config {
+        let server = http::Server::bind(&config, submitter.clone()).await.map_err(|e| anyhow!(e))?;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        tracing::info!("events on {scheme}://{}/v1/events", server.address()?);
+        servers.push(tokio::spawn(server.run(stopped.clone())));
+    }
+    telemetry::notify("READY=1");
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut tick = tokio::time::interval(Duration::from_millis(250));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick.tick() => if submitter.is_broken() { break },
+        }
+    }
+    telemetry::notify("STOPPING=1");
+    tracing::info!("stopping: no new events are taken, what the spool has is sealed");
+    let _ = stop.send(true);
+    // Requests under way are answered before the pipeline closes, but they may not use up the grace.
+    let half = grace / 2;
+    for server in servers {
+        let _ = tokio::time::timeout(half, server).await;
+    }
+    tokio::task::spawn_blocking(move || pipeline.stop(half)).await.context("the pipeline's thread")??;
+    Ok(())
+}
+
+/// Keeps every other sink off the state directory while this one lives.
+fn hold(config: &Config) -> anyhow::Result<std::fs::File> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = &config.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("state_dir {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    file.try_lock().map_err(|_| {
+        anyhow!(
+            "state_dir {} is in use by another sink: each sink needs a state directory of its own",
+            dir.display()
+        )
+    })?;
+    Ok(file)
+}
+
+fn check(config: &Config) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let store = config.store.open().map_err(|e| anyhow!("store: {e}; waxseal init makes a trail"))?;
+    let bytes = store
+        .get(waxseal_trail::name::TRAIL)?
+        .ok_or_else(|| anyhow!("store: {} holds no trail.json; waxseal init makes one", store.place()))?;
+    let (trail, id) =
+        waxseal_sink::epoch::read_trail(&bytes).map_err(|e| anyhow!("{}/trail.json: {e}", store.place()))?;
+    if config.trail != trail.name && config.trail != id.to_string() {
+        return Err(anyhow!(
+            "trail: the configuration says {:?}, the store holds {:?} ({id})",
+            config.trail,
+            trail.name
+        ));
+    }
+    if config.retention_days < trail.min_retention {
+        return Err(anyhow!(
+            "retention: {} days, and the trail promises {}",
+            config.retention_days,
+            trail.min_retention
+        ));
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "trail      {} {id}", trail.name)?;
+    writeln!(
+        out,
+        "lock       {}, at least {} days; this sink: {} days",
+        trail.lock, trail.min_retention, config.retention_days
+    )?;
+    writeln!(out, "store      {}", store.place())?;
+    writeln!(out, "writer     {}", config.writer)?;
+    for s in &config.signing.signers {
+        writeln!(out, "key        {} {}", s.public().algorithm(), s.public().id())?;
+    }
+    if let Some(http) = &config.http {
+        let tls = http.tls.as_ref().map_or("no TLS", |t| if t.client_ca.is_some() { "mTLS" } else { "TLS" });
+        writeln!(
+            out,
+            "http       {} ({tls}, {})",
+            http.listen,
+            if http.token.is_some() { "token" } else { "no token" }
+        )?;
+    }
+    writeln!(out, "the configuration is good")?;
+    Ok(())
+}

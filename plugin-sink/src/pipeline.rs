@@ -1,0 +1,882 @@
+//! The threads around the three owners of state, and what they say to each other.
+//!
+//! Intake submits chunks to a queue. The spool thread answers them. The seal thread takes records from a
+//! short ring in memory, or, where it has fallen behind, from the spool itself: a store that is away fills
+//! the disk, not the memory. The store thread gives the spool its room back.
+
+use crate::Context;
+use crate::chain::{Accepted, Chain, Chunk, Receipt, Refusal, Sealable, Sealables};
+use crate::config::Acknowledge;
+use crate::epoch::{Epoch, Intent, Opened, SinkError};
+use crate::filter::Filters;
+use crate::metrics::Metrics;
+use crate::seal::{Close, Sealer};
+use crate::spool::{Entry, Frame, Group, Spool, SpoolReader};
+use crate::upload::{self, Uploaded};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use waxseal_trail::hash::leaf_hash;
+use waxseal_trail::json;
+use waxseal_trail::record::{Checker, Events, Template, relink};
+use waxseal_trail::statement::{Reason, State};
+
+/// Called once with what became of a chunk.
+pub type Reply = Box<dyn FnOnce(Result<Receipt, Refusal>) + Send>;
+
+/// Input that waits for the spool thread; beyond it, intake waits.
+const QUEUE_BYTES: usize = 16 << 20;
+/// One group of chunks: one write, one sync.
+const GROUP_BYTES: usize = 2 << 20;
+/// Records between spool and sealer in memory.
+const RING_BYTES: usize = 12 << 20;
+/// How long intake waits for room before it refuses.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Queue {
+    chunks: VecDeque<(Chunk, Reply)>,
+    bytes: usize,
+    closing: bool,
+}
+
+struct Waiting {
+    end: u64,
+    receipt: Receipt,
+    reply: Reply,
+}
+
+/// What lives as long as the process.
+struct Shared {
+    cx: Context,
+    filters: Filters,
+    metrics: Metrics,
+    queue: Mutex<Queue>,
+    queue_changed: Condvar,
+    /// Nobody waits for the store any longer: what is not stored stays in the spool.
+    abandon: AtomicBool,
+    retire: AtomicBool,
+    ready: AtomicBool,
+    broken: AtomicBool,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in one thread ends the pipeline; the others must still be able to stop.
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running sink.
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    supervisor: Option<thread::JoinHandle<Result<(), SinkError>>>,
+}
+
+/// A handle to submit with; cheap to clone.
+#[derive(Clone)]
+pub struct Submitter(Arc<Shared>);
+
+impl Submitter {
+    /// Filters a chunk and hands it over; `reply` is called once it is durable, or was refused. Waits a little
+    /// where the spool is behind.
+    pub fn submit(&self, mut chunk: Chunk, input_bytes: usize, reply: Reply) {
+        let shared = &*self.0;
+        chunk.filter_errors += shared.filters.apply(&mut chunk.events);
+        let size = chunk.events.bytes() + 256;
+        let deadline = Instant::now() + PATIENCE;
+        let mut q = lock(&shared.queue);
+        let refusal = loop {
+            if q.closing {
+                break Some(Refusal::Closing);
+            }
+            if q.bytes == 0 || q.bytes + size <= QUEUE_BYTES {
+                break None;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break Some(Refusal::Full);
+            }
+            q = shared.queue_changed.wait_timeout(q, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        if let Some(r) = refusal {
+            drop(q);
+            shared.metrics.refused.inc();
+            return reply(Err(r));
+        }
+        shared.metrics.bytes.inc_by(input_bytes as u64);
+        q.bytes += size;
+        q.chunks.push_back((chunk, reply));
+        drop(q);
+        shared.queue_changed.notify_all();
+    }
+
+    /// [`Submitter::submit`] and wait for the answer.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing of the chunk is lost, and it has to be sent again.
+    pub fn submit_and_wait(&self, chunk: Chunk, input_bytes: usize) -> Result<Receipt, Refusal> {
+        let (tx, rx) = sync_channel(1);
+        self.submit(chunk, input_bytes, Box::new(move |r| drop(tx.send(r))));
+        rx.recv().unwrap_or(Err(Refusal::Failing))
+    }
+
+    /// The numbers.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Whether events would be taken now.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Relaxed) && !lock(&self.0.queue).closing && !self.is_broken()
+    }
+
+    /// Whether the pipeline has ended for a reason that no retry mends.
+    pub fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    /// The largest event or body that makes sense to hold.
+    pub fn context(&self) -> &Context {
+        &self.0.cx
+    }
+}
+
+impl Pipeline {
+    /// Opens the state, makes an epoch if there is none, and starts the threads.
+    ///
+    /// # Errors
+    /// [`SinkError`]: everything that keeps a sink from starting is found here.
+    pub fn start(cx: Context, filters: Filters) -> Result<Pipeline, SinkError> {
+        let epoch = open_epoch(&cx, true)?;
+        let shared = Arc::new(Shared {
+            cx,
+            filters,
+            metrics: Metrics::new(),
+            queue: Mutex::new(Queue { chunks: VecDeque::new(), bytes: 0, closing: false }),
+            queue_changed: Condvar::new(),
+            abandon: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            waiting: Mutex::new(Vec::new()),
+        });
+        if let Some(t) = shared.cx.config.signing.oldest_key {
+            let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            shared.metrics.key_time.set(age.as_secs_f64());
+        }
+        // Read the spool here, so that a damaged one is said at the start.
+        let chain = Chain::open(&shared.cx, &epoch, false)?;
+        let inner = shared.clone();
+        let supervisor = thread::Builder::new()
+            .name("wax-supervise".into())
+            .spawn(move || {
+                let result = supervise(&inner, epoch, chain);
+                inner.broken.store(result.is_err(), Ordering::Relaxed);
+                if let Err(e) = &result {
+                    tracing::error!("the sink stops: {e}");
+                }
+                // Whoever still waits is told to try again.
+                close_queue(&inner);
+                let rest: Vec<_> = lock(&inner.queue).chunks.drain(..).collect();
+                rest.into_iter().for_each(|(_, reply)| reply(Err(Refusal::Closing)));
+                lock(&inner.waiting).drain(..).for_each(|w| (w.reply)(Err(Refusal::Closing)));
+                result
+            })
+            .map_err(|e| SinkError::Random(e.to_string()))?;
+        Ok(Pipeline { shared, supervisor: Some(supervisor) })
+    }
+
+    /// A handle for intake.
+    pub fn submitter(&self) -> Submitter {
+        Submitter(self.shared.clone())
+    }
+
+    /// The last header will say that this writer writes no more.
+    pub fn retire(&self) {
+        self.shared.retire.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes nothing more, seals what the spool has (`stopped`), stores it if the store answers within
+    /// `grace`, and ends. What is not stored then is stored at the next start.
+    ///
+    /// # Errors
+    /// [`SinkError`], if the pipeline had ended for a reason that no retry mends.
+    pub fn stop(mut self, grace: Duration) -> Result<(), SinkError> {
+        close_queue(&self.shared);
+        let Some(supervisor) = self.supervisor.take() else { return Ok(()) };
+        let deadline = Instant::now() + grace;
+        while !supervisor.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if !supervisor.is_finished() {
+            tracing::warn!("not everything could be stored within {grace:?}; the next start goes on with it");
+        }
+        self.shared.abandon.store(true, Ordering::Relaxed);
+        supervisor.join().unwrap_or(Ok(()))
+    }
+}
+
+fn close_queue(shared: &Shared) {
+    lock(&shared.queue).closing = true;
+    shared.queue_changed.notify_all();
+}
+
+/// Opens the current epoch or makes a new one; counts the start of a process.
+fn open_epoch(cx: &Context, starting: bool) -> Result<Epoch, SinkError> {
+    let mut epoch = match Epoch::open(cx)? {
+        Opened::Same(epoch) => *epoch,
+        Opened::New(reason, old) => new_epoch(cx, reason, old.map(|o| *o))?,
+    };
+    if starting || epoch.boot == 0 {
+        epoch.count_boot(cx)?;
+    }
+    Ok(epoch)
+}
+
+/// Begins a new epoch and takes along what the old one had not committed: same events, new links.
+///
+/// # Errors
+/// [`SinkError`]; the old epoch then still is the current one.
+pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result<Epoch, SinkError> {
+    if let Some(old) = &mut old {
+        // A header of ours that is in the store is committed, whether or not we had come to note it.
+        for intent in std::mem::take(&mut old.intents) {
+            let key = waxseal_trail::name::batch_key(&intent.header.writer, intent.header.batch);
+            if cx.store.get(&key)?.as_ref() != Some(&intent.envelope) {
+                break;
+            }
+            old.note_stored(cx, &intent.header, intent.statement)?;
+        }
+    }
+    let new = Epoch::create(cx, reason, old.as_ref())?;
+    if let Some(old) = &old {
+        tracing::warn!(
+            "epoch {} begins ({reason:?}); {} ends after batch {:?}",
+            new.writer,
+            old.writer,
+            old.stored.next_batch.checked_sub(1)
+        );
+        salvage(cx, old, &new)?;
+    }
+    new.make_current(cx)?;
+    Ok(new)
+}
+
+/// Copies the frames that `old` had not committed into the spool of `new`.
+fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
+    let template = Template::new(&new.writer);
+    let mut sequence = 0;
+    let mut last = new.sealed.last_hash;
+    let mut groups = Vec::new();
+    let mut broken = None;
+    let from = old.stored.next_sequence;
+    Spool::open(
+        cx.disk.clone(),
+        &old.dir.join("spool"),
+        &old.writer,
+        u64::MAX,
+        from,
+        false,
+        &mut |f: &Frame| {
+            let mut group = Group::default();
+            let skip = usize::try_from(from.saturating_sub(f.first_sequence)).unwrap_or(0);
+            let first = sequence;
+            group.begin(f.key.as_ref(), sequence, f.entries.len() - skip, f.filter_errors);
+            let mut at = f.entries[..skip].iter().map(|e| e.len as usize).sum::<usize>();
+            for (i, entry) in f.entries[skip..].iter().enumerate() {
+                let record = &f.text[at..at + entry.len as usize];
+                at += entry.len as usize;
+                let Some(record) = relink(record, &template, sequence, &last) else {
+                    broken.get_or_insert(f.first_sequence);
+                    return;
+                };
+                last = leaf_hash(&record);
+                group.entry(i, Entry { len: record.len() as u32, counted: entry.counted });
+                group.bytes.extend_from_slice(&record);
+                sequence += 1;
+            }
+            group.end(first);
+            groups.push((first, group.bytes));
+        },
+    )?;
+    if let Some(sequence) = broken {
+        return Err(
+            crate::spool::SpoolError::Damaged { path: old.dir.join("spool"), offset: 0, sequence }.into()
+        );
+    }
+    let dir = new.dir.join("spool");
+    let mut spool = Spool::open(cx.disk.clone(), &dir, &new.writer, u64::MAX, 0, false, &mut |_| {})?;
+    for (first, bytes) in groups {
+        use crate::spool::AppendError;
+        spool.append(&bytes, first).map_err(|e| {
+            let source = match e {
+                AppendError::Full => std::io::ErrorKind::StorageFull.into(),
+                AppendError::Retry(e) | AppendError::Poisoned(e) => e,
+            };
+            crate::epoch::state_error("write", &dir)(source)
+        })?;
+    }
+    Ok(())
+}
+
+/// Why an epoch's threads ended.
+enum End {
+    Stopped,
+    /// A sync failed, or the state directory did: open everything again.
+    Reopen(String),
+    /// Something else lies under a key of ours.
+    Taken(String),
+    Failed(SinkError),
+}
+
+fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), SinkError> {
+    let cx = &shared.cx;
+    loop {
+        let forked = match run_epoch(shared, epoch, chain) {
+            End::Stopped => return Ok(()),
+            End::Failed(e) => return Err(e),
+            End::Reopen(why) => {
+                tracing::error!(
+                    "{why}; the state is opened and read again, and nothing is acknowledged meanwhile"
+                );
+                false
+            }
+            End::Taken(key) => {
+                tracing::error!(
+                    "{key} in the store is not ours: another sink runs under this identity (a copied disk, a restored \
+                     snapshot), or someone wrote there first. A new epoch begins; nothing is lost"
+                );
+                true
+            }
+        };
+        shared.ready.store(false, Ordering::Relaxed);
+        // Whoever waits for the store is asked to send again: with a key, that is recognised.
+        lock(&shared.waiting).drain(..).for_each(|w| (w.reply)(Err(Refusal::Failing)));
+        let mut wait = Duration::from_millis(200);
+        let mut fork = forked;
+        (epoch, chain) = loop {
+            if shared.abandon.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let again = (|| {
+                if fork {
+                    if let Opened::Same(old) = Epoch::open(cx)? {
+                        new_epoch(cx, Reason::Fork, Some(*old))?;
+                    }
+                    fork = false;
+                }
+                let epoch = open_epoch(cx, false)?;
+                let chain = Chain::open(cx, &epoch, true)?;
+                Ok::<_, SinkError>((epoch, chain))
+            })();
+            match again {
+                Ok(state) => break state,
+                Err(
+                    e @ (SinkError::Spool(crate::spool::SpoolError::Disk { .. })
+                    | SinkError::State { .. }
+                    | SinkError::Store(_)),
+                ) => {
+                    tracing::error!("{e}; trying again in {wait:?}");
+                    thread::sleep(wait);
+                    wait = (wait * 2).min(Duration::from_secs(10));
+                }
+                Err(e) => return Err(e),
+            }
+        };
+    }
+}
+
+struct Ring {
+    groups: VecDeque<Sealables>,
+    bytes: usize,
+    durable_end: u64,
+    closed: bool,
+    /// The sealer waits for the store: the spool thread must not wait for the sealer.
+    stalled: bool,
+    /// Someone waits until everything below this is stored.
+    flush: u64,
+}
+
+struct Flow {
+    ring: Mutex<Ring>,
+    changed: Condvar,
+    abort: AtomicBool,
+    stored: AtomicU64,
+    epoch: Mutex<Epoch>,
+}
+
+impl Flow {
+    fn stopping(&self) -> bool {
+        self.abort.load(Ordering::Relaxed)
+    }
+
+    fn abort(&self, shared: &Shared) {
+        self.abort.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+        shared.queue_changed.notify_all();
+    }
+}
+
+fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
+    let sealer = Sealer::new(&epoch, shared.filters.identities());
+    let dir = epoch.dir.join("spool");
+    let flow = Flow {
+        ring: Mutex::new(Ring {
+            groups: VecDeque::new(),
+            bytes: 0,
+            durable_end: chain.next_sequence(),
+            closed: false,
+            stalled: false,
+            flush: 0,
+        }),
+        changed: Condvar::new(),
+        abort: AtomicBool::new(false),
+        stored: AtomicU64::new(epoch.stored.next_sequence),
+        epoch: Mutex::new(epoch),
+    };
+    let (tx, rx) = sync_channel::<Arc<Intent>>(1);
+    let reader = SpoolReader::new(shared.cx.disk.clone(), &dir);
+    thread::scope(|scope| {
+        let flow = &flow;
+        let threads = [
+            spawn(scope, shared, flow, "wax-spool", move || spool_thread(shared, flow, chain)),
+            spawn(scope, shared, flow, "wax-seal", move || seal_thread(shared, flow, sealer, reader, tx)),
+            spawn(scope, shared, flow, "wax-store", move || store_thread(shared, flow, &rx)),
+        ];
+        shared.ready.store(true, Ordering::Relaxed);
+        let mut end = End::Stopped;
+        for t in threads {
+            let ended = match t {
+                Err(e) => Err(End::Reopen(format!("no thread can be started: {e}"))),
+                Ok(t) => t.join().unwrap_or_else(|_| {
+                    flow.abort(shared);
+                    Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned()))
+                }),
+            };
+            // A key that is taken decides over what followed from it.
+            match (ended, &end) {
+                (Err(e @ (End::Taken(_) | End::Failed(_))), _) | (Err(e), End::Stopped) => end = e,
+                _ => {}
+            }
+        }
+        end
+    })
+}
+
+/// Starts a thread of an epoch; if it fails, the others are told to stop.
+fn spawn<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    shared: &'scope Shared,
+    flow: &'scope Flow,
+    name: &str,
+    run: impl FnOnce() -> Result<(), End> + Send + 'scope,
+) -> std::io::Result<thread::ScopedJoinHandle<'scope, Result<(), End>>> {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
+        let end = run();
+        if end.is_err() {
+            flow.abort(shared);
+        }
+        end
+    })
+}
+
+fn to_end(e: SinkError) -> End {
+    match e {
+        SinkError::State { .. } | SinkError::Spool(crate::spool::SpoolError::Disk { .. }) => {
+            End::Reopen(e.to_string())
+        }
+        other => End::Failed(other),
+    }
+}
+
+fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), End> {
+    let cx = &shared.cx;
+    let metrics = &shared.metrics;
+    let mut started = Some(started_chunk(&lock(&flow.epoch)));
+    loop {
+        if flow.stopping() {
+            return Ok(());
+        }
+        let mut chunks = Vec::new();
+        let mut replies: Vec<Option<Reply>> = Vec::new();
+        if let Some(chunk) = started.take() {
+            chunks.push(chunk);
+            replies.push(None);
+        }
+        {
+            let mut q = lock(&shared.queue);
+            if q.chunks.is_empty() && chunks.is_empty() {
+                if q.closing {
+                    break;
+                }
+                q = shared
+                    .queue_changed
+                    .wait_timeout(q, Duration::from_millis(250))
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            let mut bytes = 0;
+            while let Some((chunk, reply)) = q.chunks.pop_front() {
+                bytes += chunk.events.bytes() + 256;
+                chunks.push(chunk);
+                replies.push(Some(reply));
+                if bytes >= GROUP_BYTES {
+                    break;
+                }
+            }
+            q.bytes -= bytes.min(q.bytes);
+        }
+        shared.queue_changed.notify_all();
+        if !chunks.is_empty() {
+            match chain.accept(cx, &chunks).map_err(to_end)? {
+                Accepted::Durable(receipts, records) => {
+                    let end = chain.next_sequence();
+                    answer(shared, flow, &receipts, replies, end);
+                    hand_over(flow, records, end);
+                    for (r, c) in receipts.iter().zip(&chunks) {
+                        if r.redelivered {
+                            metrics.redelivered.inc_by(r.accepted);
+                        } else {
+                            let own = (0..c.events.len()).filter(|i| c.events.is_own(*i)).count() as u64;
+                            metrics.received.inc_by(r.accepted - own);
+                            metrics.unparsed.inc_by(r.unparsed);
+                        }
+                    }
+                }
+                Accepted::Refused(r) => {
+                    metrics.refused.inc_by(replies.len() as u64);
+                    if replies.first().is_some_and(Option::is_none) {
+                        started = chunks.into_iter().next();
+                    }
+                    replies.into_iter().flatten().for_each(|reply| reply(Err(r)));
+                    // The store thread may just be about to give room back.
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Accepted::Poisoned(e) => {
+                    replies.into_iter().flatten().for_each(|reply| reply(Err(Refusal::Failing)));
+                    return Err(End::Reopen(format!("the spool's disk failed: {e}")));
+                }
+            }
+        }
+        let stored = flow.stored.load(Ordering::Acquire);
+        if let Err(e) = chain.release(cx, stored) {
+            tracing::warn!("{e}");
+        }
+        metrics.spool_bytes.set(i64::try_from(chain.spool_bytes()).unwrap_or(i64::MAX));
+        metrics.spool_events.set(
+            i64::try_from(chain.next_sequence() - stored.min(chain.next_sequence())).unwrap_or(i64::MAX),
+        );
+    }
+    lock(&flow.ring).closed = true;
+    flow.changed.notify_all();
+    Ok(())
+}
+
+/// The record that makes a start visible.
+fn started_chunk(epoch: &Epoch) -> Chunk {
+    let metadata = serde_json::json!({ "boot": epoch.boot, "software": crate::SOFTWARE });
+    let mut events = Events::default();
+    events.push_own("writer_started", &json::to_canonical(&metadata).unwrap_or_default());
+    Chunk { events, source: b"{\"intake\":\"sink\"}".to_vec(), key: None, filter_errors: 0 }
+}
+
+/// Tells shippers, now or when it is stored.
+fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Option<Reply>>, end: u64) {
+    match shared.cx.config.acknowledge {
+        Acknowledge::Spooled => {
+            for (receipt, reply) in receipts.iter().zip(replies) {
+                if let Some(reply) = reply {
+                    reply(Ok(*receipt));
+                }
+            }
+        }
+        Acknowledge::Stored => {
+            let mut waiting = lock(&shared.waiting);
+            for (receipt, reply) in receipts.iter().zip(replies) {
+                if let Some(reply) = reply {
+                    waiting.push(Waiting { end: receipt.end, receipt: *receipt, reply });
+                }
+            }
+            drop(waiting);
+            lock(&flow.ring).flush = end;
+        }
+    }
+}
+
+fn hand_over(flow: &Flow, records: Sealables, end: u64) {
+    let bytes = records.bytes();
+    let mut ring = lock(&flow.ring);
+    while ring.bytes > RING_BYTES && !ring.stalled && !flow.stopping() {
+        ring = flow
+            .changed
+            .wait_timeout(ring, Duration::from_millis(100))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+    }
+    ring.durable_end = end;
+    if ring.bytes > RING_BYTES {
+        // The sealer waits for the store: it will read these from the spool.
+        ring.groups.clear();
+        ring.bytes = 0;
+    } else {
+        ring.bytes += bytes;
+        ring.groups.push_back(records);
+    }
+    drop(ring);
+    flow.changed.notify_all();
+}
+
+/// What the seal thread does next.
+enum Next {
+    Records(Sealables),
+    Disk,
+    Timer,
+    Closed,
+    Stop,
+}
+
+fn seal_thread(
+    shared: &Shared,
+    flow: &Flow,
+    mut sealer: Sealer,
+    mut reader: SpoolReader,
+    tx: SyncSender<Arc<Intent>>,
+) -> Result<(), End> {
+    let cx = &shared.cx;
+    let mut checker = Checker::default();
+    loop {
+        let records = match next(shared, flow, &sealer) {
+            Next::Stop => return Ok(()),
+            Next::Records(r) => {
+                reader.rewind();
+                r
+            }
+            Next::Disk => from_frame(
+                &reader.frame_with(sealer.next_sequence()).map_err(|e| to_end(e.into()))?,
+                &mut checker,
+            )
+            .map_err(|e| to_end(e.into()))?,
+            Next::Timer => {
+                seal(shared, flow, &mut sealer, State::Running, &tx)?;
+                continue;
+            }
+            Next::Closed => {
+                let state =
+                    if shared.retire.load(Ordering::Relaxed) { State::Retired } else { State::Stopped };
+                return seal(shared, flow, &mut sealer, state, &tx);
+            }
+        };
+        for record in records.0.iter().filter(|r| r.sequence >= sealer.next_sequence()).collect::<Vec<_>>() {
+            if sealer.push(cx, record).map_err(to_end)? == Close::Now {
+                seal(shared, flow, &mut sealer, State::Running, &tx)?;
+            }
+        }
+    }
+}
+
+fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
+    let config = &shared.cx.config;
+    let want = sealer.next_sequence();
+    let mut ring = lock(&flow.ring);
+    loop {
+        if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
+            return Next::Stop;
+        }
+        while let Some(group) = ring.groups.front() {
+            let (first, last) = (group.0.first().map(|r| r.sequence), group.0.last().map(|r| r.sequence));
+            match (first, last) {
+                (Some(first), Some(last)) if last >= want => {
+                    if first > want {
+                        return Next::Disk;
+                    }
+                    let group = ring.groups.pop_front().unwrap_or_default();
+                    ring.bytes -= group.bytes().min(ring.bytes);
+                    drop(ring);
+                    flow.changed.notify_all();
+                    return Next::Records(group);
+                }
+                _ => {
+                    let bytes = group.bytes();
+                    ring.bytes -= bytes.min(ring.bytes);
+                    ring.groups.pop_front();
+                }
+            }
+        }
+        if want < ring.durable_end {
+            return Next::Disk;
+        }
+        if ring.closed {
+            return Next::Closed;
+        }
+        let now = Instant::now();
+        let mut due = sealer.last_seal() + config.heartbeat;
+        if let Some(since) = sealer.open_since() {
+            due = due.min(since + config.max_age);
+            if ring.flush >= want {
+                // Someone waits for the store: soon, but not more than once a second.
+                due = due.min(sealer.last_seal() + Duration::from_secs(1));
+            }
+        }
+        if due <= now {
+            return Next::Timer;
+        }
+        ring = flow
+            .changed
+            .wait_timeout(ring, (due - now).min(Duration::from_millis(250)))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+    }
+}
+
+/// The records of a frame that is read back from the spool.
+fn from_frame(frame: &Frame, checker: &mut Checker) -> Result<Sealables, crate::spool::SpoolError> {
+    let text = Bytes::from(frame.text.clone());
+    let mut out = Vec::with_capacity(frame.entries.len());
+    let mut at = 0;
+    for (i, entry) in frame.entries.iter().enumerate() {
+        let sequence = frame.first_sequence + i as u64;
+        let record = text.slice(at..at + entry.len as usize);
+        at += entry.len as usize;
+        let view = checker.check(&record).map_err(|_| crate::spool::SpoolError::Damaged {
+            path: "spool".into(),
+            offset: 0,
+            sequence,
+        })?;
+        out.push(Sealable {
+            hash: leaf_hash(&record),
+            sequence,
+            counted: entry.counted,
+            filter_errors: if i == 0 { frame.filter_errors } else { 0 },
+            timestamp: view.timestamp,
+            columns: view.columns,
+            text: record.clone(),
+        });
+    }
+    Ok(Sealables(out))
+}
+
+fn seal(
+    shared: &Shared,
+    flow: &Flow,
+    sealer: &mut Sealer,
+    state: State,
+    tx: &SyncSender<Arc<Intent>>,
+) -> Result<(), End> {
+    let since = sealer.open_since();
+    let intent = sealer.seal(&shared.cx, &mut lock(&flow.epoch), state).map_err(to_end)?;
+    shared.metrics.sealed.inc_by(intent.header.events.count);
+    if let Some(since) = since {
+        shared.metrics.seal_latency.observe(since.elapsed().as_secs_f64());
+    }
+    let mut item = intent;
+    loop {
+        match tx.try_send(item) {
+            Ok(()) => break,
+            Err(TrySendError::Disconnected(_)) => return Ok(()),
+            Err(TrySendError::Full(back)) => {
+                if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                item = back;
+                lock(&flow.ring).stalled = true;
+                flow.changed.notify_all();
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+    lock(&flow.ring).stalled = false;
+    Ok(())
+}
+
+fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Arc<Intent>>) -> Result<(), End> {
+    let left = std::mem::take(&mut lock(&flow.epoch).intents);
+    let genesis = || {
+        let epoch = lock(&flow.epoch);
+        upload::genesis(&shared.cx, &epoch)
+    };
+    match patiently(shared, flow, genesis)? {
+        None => return Ok(()),
+        Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
+        Some(Uploaded::Stored) => {
+            let mut epoch = lock(&flow.epoch);
+            if !epoch.genesis_stored() {
+                epoch.note_genesis_stored(&shared.cx).map_err(to_end)?;
+            }
+        }
+    }
+    for intent in left {
+        if !store(shared, flow, &intent)? {
+            return Ok(());
+        }
+    }
+    loop {
+        match rx.recv_timeout(Duration::from_millis(100)) {
+            Ok(intent) => {
+                if !store(shared, flow, &intent)? {
+                    return Ok(());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if flow.stopping() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// Stores one batch; `false` if it had to be left for another time.
+fn store(shared: &Shared, flow: &Flow, intent: &Intent) -> Result<bool, End> {
+    let kind = lock(&flow.epoch).trail.lock;
+    match patiently(shared, flow, || upload::batch(&shared.cx, kind, intent))? {
+        None => return Ok(false),
+        Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
+        Some(Uploaded::Stored) => {}
+    }
+    lock(&flow.epoch).note_stored(&shared.cx, &intent.header, intent.statement).map_err(to_end)?;
+    let end = intent.header.events.first_sequence + intent.header.events.count;
+    flow.stored.store(end, Ordering::Release);
+    shared.queue_changed.notify_all();
+    shared.metrics.batches.inc();
+    shared.metrics.last_batch.set(shared.cx.clock.now().unix_seconds() as f64);
+    let mut ready = Vec::new();
+    {
+        let mut waiting = lock(&shared.waiting);
+        let (done, rest): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|w| w.end <= end);
+        *waiting = rest;
+        ready.extend(done);
+    }
+    ready.into_iter().for_each(|w| (w.reply)(Ok(w.receipt)));
+    Ok(true)
+}
+
+/// Tries until the store answers; `None` if the sink stops first.
+fn patiently(
+    shared: &Shared,
+    flow: &Flow,
+    mut attempt: impl FnMut() -> Result<Uploaded, SinkError>,
+) -> Result<Option<Uploaded>, End> {
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match attempt() {
+            Ok(done) => return Ok(Some(done)),
+            Err(SinkError::Store(e)) => {
+                shared.metrics.store_errors.inc();
+                tracing::warn!("the store: {e}; trying again, meanwhile the spool holds everything");
+            }
+            Err(e) => return Err(to_end(e)),
+        }
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        // Sinks that lost their store together must not come back together.
+        let mut jitter = [0u8; 1];
+        let _ = shared.cx.random(&mut jitter);
+        wait = (wait * 2).min(Duration::from_secs(30)) + Duration::from_millis(u64::from(jitter[0]));
+    }
+}

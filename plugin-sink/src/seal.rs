@@ -1,0 +1,180 @@
+//! The sealer: records in, signed batches out.
+//!
+//! Owned by one thread. [`Sealer::push`] takes the next record into the open batch (hash tree, Parquet);
+//! [`Sealer::seal`] closes it: header, signatures, intent on disk. After that the batch's bytes never change.
+
+use crate::Context;
+use crate::SOFTWARE;
+use crate::chain::Sealable;
+use crate::epoch::{Epoch, Intent, Progress, SinkError};
+use crate::signer;
+use crate::spool::Counted;
+use std::sync::Arc;
+use std::time::Instant;
+use waxseal_events as events;
+use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::merkle::TreeHead;
+use waxseal_trail::statement::{self, Batch, BatchEvents, BatchObject, Filter, Intake, State};
+use waxseal_trail::time::Time;
+
+struct OpenBatch {
+    parquet: events::Writer,
+    tree: TreeHead,
+    bytes: u64,
+    first_timestamp: Time,
+    last_timestamp: Time,
+    since: Instant,
+}
+
+/// What the sealer says of a record that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The batch takes more.
+    No,
+    /// It is full.
+    Now,
+}
+
+/// Makes batches of an epoch.
+pub struct Sealer {
+    trail_id: Hash,
+    writer: String,
+    progress: Progress,
+    open: Option<OpenBatch>,
+    /// Of the last record taken.
+    last_hash: Hash,
+    next_sequence: u64,
+    intake: Intake,
+    filters: Vec<Filter>,
+    /// When the last header was sealed by this process.
+    last_seal: Instant,
+}
+
+impl Sealer {
+    /// Continues after what is sealed.
+    pub fn new(epoch: &Epoch, filters: Vec<Filter>) -> Sealer {
+        let progress = epoch.sealed.clone();
+        Sealer {
+            trail_id: epoch.trail_id,
+            writer: epoch.writer.clone(),
+            last_hash: progress.last_hash,
+            next_sequence: progress.next_sequence,
+            intake: progress.intake,
+            progress,
+            open: None,
+            filters,
+            last_seal: Instant::now(),
+        }
+    }
+
+    /// The sequence of the next record to take.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// When the oldest record of the open batch was taken.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.open.as_ref().map(|o| o.since)
+    }
+
+    /// When the last header was sealed, or this process began.
+    pub fn last_seal(&self) -> Instant {
+        self.last_seal
+    }
+
+    /// Takes the next record, which must be number [`Sealer::next_sequence`].
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    pub fn push(&mut self, cx: &Context, record: &Sealable) -> Result<Close, SinkError> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let identity = events::Identity {
+                    trail: &self.trail_id,
+                    writer: &self.writer,
+                    batch: self.progress.next_batch,
+                    software: SOFTWARE,
+                };
+                self.open.insert(OpenBatch {
+                    parquet: events::Writer::new(&identity)?,
+                    tree: TreeHead::default(),
+                    bytes: 0,
+                    first_timestamp: record.timestamp,
+                    last_timestamp: record.timestamp,
+                    since: Instant::now(),
+                })
+            }
+        };
+        open.parquet.push(record.text.clone(), record.sequence, &record.columns)?;
+        open.tree.push(record.hash);
+        open.bytes += record.text.len() as u64;
+        open.first_timestamp = open.first_timestamp.min(record.timestamp);
+        open.last_timestamp = open.last_timestamp.max(record.timestamp);
+        self.last_hash = record.hash;
+        self.next_sequence += 1;
+        self.intake.filter_errors += u64::from(record.filter_errors);
+        match record.counted {
+            Counted::Received => self.intake.received += 1,
+            Counted::Unparsed => {
+                self.intake.received += 1;
+                self.intake.unparsed += 1;
+            }
+            Counted::Own { redelivered } => self.intake.redelivered += u64::from(redelivered),
+        }
+        let full = open.tree.size() >= cx.config.max_events || open.bytes >= cx.config.max_batch_bytes;
+        Ok(if full { Close::Now } else { Close::No })
+    }
+
+    /// Closes the open batch, or an empty one, and writes its intent.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the epoch then has to be opened again.
+    pub fn seal(&mut self, cx: &Context, epoch: &mut Epoch, state: State) -> Result<Arc<Intent>, SinkError> {
+        let p = &self.progress;
+        let open = self.open.take();
+        let (tree, bytes, span) = match &open {
+            Some(o) => (o.tree.clone(), o.bytes, Some((o.first_timestamp, o.last_timestamp))),
+            None => (TreeHead::default(), 0, None),
+        };
+        let object = open.map(|o| o.parquet.finish()).transpose()?;
+        let sealed_at = cx.clock.now().max(p.sealed_at);
+        let header = Batch {
+            format: statement::format_of::<Batch>(),
+            trail: epoch.trail_id,
+            writer: epoch.writer.clone(),
+            batch: p.next_batch,
+            previous: p.previous,
+            keys: p.keys,
+            boot: epoch.boot,
+            state,
+            next_by: (state == State::Running).then(|| cx.next_by(sealed_at)),
+            events: BatchEvents {
+                count: tree.size(),
+                first_sequence: p.next_sequence,
+                previous_hash: p.last_hash,
+                last_hash: self.last_hash,
+                merkle_root: tree.root(),
+                record_bytes: bytes,
+                columns: statement::COLUMNS,
+                first_timestamp: span.map(|s| s.0),
+                last_timestamp: span.map(|s| s.1),
+            },
+            object: object.as_ref().map(|o| BatchObject { sha256: sha256(o), bytes: o.len() as u64 }),
+            filters: self.filters.clone(),
+            intake: self.intake,
+            clock: None,
+            sealed_at,
+            retain_until: cx.retain_until(sealed_at),
+            software: SOFTWARE.to_owned(),
+        };
+        let mut envelope = statement::unsigned(&header);
+        signer::sign(&mut envelope, &cx.config.signing.signers)?;
+        let statement = envelope.statement_hash();
+        let intent = Intent { header, envelope: envelope.to_bytes()?, statement, object };
+        epoch.write_intent(cx, &intent)?;
+        self.progress = epoch.sealed.clone();
+        self.last_seal = Instant::now();
+        Ok(Arc::new(intent))
+    }
+}

@@ -1,0 +1,63 @@
+//! The uploader: sealed batches into the store, events first, header second (FORMAT section 5 rule 1).
+
+use crate::Context;
+use crate::epoch::{Epoch, Intent, SinkError};
+use waxseal_store::{Put, Retain};
+use waxseal_trail::hash::sha256;
+use waxseal_trail::name;
+use waxseal_trail::statement::Lock;
+
+/// What came of an upload.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Uploaded {
+    /// It is in the store.
+    Stored,
+    /// Something that is not ours lies under this key: another sink runs under this identity, or someone was
+    /// there first. A new epoch has to begin.
+    Taken(String),
+}
+
+/// Stores certificates and genesis, if they are not known to be stored.
+///
+/// # Errors
+/// [`SinkError::Store`] may pass; trying again sends the same bytes.
+pub fn genesis(cx: &Context, epoch: &Epoch) -> Result<Uploaded, SinkError> {
+    if epoch.genesis_stored() {
+        return Ok(Uploaded::Stored);
+    }
+    let until = cx.retain_until(epoch.genesis_payload.created_at);
+    let retain = Retain { lock: epoch.trail.lock, until };
+    for der in cx.config.signing.certificates.iter().flatten() {
+        let digest = sha256(der);
+        let key = name::certificate_key(&digest);
+        if cx.store.put_if_absent(&key, der, &digest, &retain)? == Put::Other {
+            tracing::error!("{key} is not the certificate of that digest; verifiers will say TAMPERED");
+        }
+    }
+    let key = name::genesis_key(&epoch.writer);
+    match cx.store.put_if_absent(&key, &epoch.genesis, &sha256(&epoch.genesis), &retain)? {
+        Put::Created | Put::Same => Ok(Uploaded::Stored),
+        Put::Other => Ok(Uploaded::Taken(key)),
+    }
+}
+
+/// Stores a sealed batch.
+///
+/// # Errors
+/// [`SinkError::Store`] may pass; trying again sends the same bytes.
+pub fn batch(cx: &Context, lock: Lock, intent: &Intent) -> Result<Uploaded, SinkError> {
+    let h = &intent.header;
+    let retain = Retain { lock, until: h.retain_until };
+    if let (Some(bytes), Some(object)) = (&intent.object, &h.object) {
+        let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
+        if cx.store.put_if_absent(&key, bytes, &object.sha256, &retain)? == Put::Other {
+            return Ok(Uploaded::Taken(key));
+        }
+    }
+    // A stop here leaves an events object that nothing names yet; the same bytes come again.
+    let key = name::batch_key(&h.writer, h.batch);
+    match cx.store.put_if_absent(&key, &intent.envelope, &sha256(&intent.envelope), &retain)? {
+        Put::Created | Put::Same => Ok(Uploaded::Stored),
+        Put::Other => Ok(Uploaded::Taken(key)),
+    }
+}
