@@ -315,6 +315,37 @@ impl Reader {
         list.iter().find(|kv| kv.key == key)?.value.as_deref()
     }
 
+    /// The rows whose string column `name` (from `event_id` on) has this value; only that column is read.
+    ///
+    /// # Errors
+    /// [`EventsError`].
+    pub fn find(&self, name: &str, value: &[u8]) -> Result<Vec<u64>, EventsError> {
+        let at = COLUMNS.iter().position(|c| *c == name).filter(|i| *i >= 3);
+        let at = at.ok_or_else(|| EventsError::Schema(format!("no string column {name:?}")))?;
+        let (mut rows, mut base) = (Vec::new(), 0u64);
+        for g in 0..self.file.num_row_groups() {
+            let group = self.file.get_row_group(g)?;
+            let ColumnReader::ByteArrayColumnReader(mut r) = group.get_column_reader(at)? else {
+                return Err(EventsError::Schema(name.to_owned()));
+            };
+            loop {
+                let (mut values, mut levels) = (Vec::new(), Vec::new());
+                let (n, ..) = r.read_records(STEP, Some(&mut levels), None, &mut values)?;
+                if n == 0 {
+                    break;
+                }
+                let mut values = values.iter();
+                for (i, level) in levels.iter().enumerate() {
+                    if *level > 0 && values.next().is_some_and(|v| v.data() == value) {
+                        rows.push(base + i as u64);
+                    }
+                }
+                base += n as u64;
+            }
+        }
+        Ok(rows)
+    }
+
     /// Calls `each` with all rows, some thousand at a time, in order.
     ///
     /// # Errors

@@ -119,7 +119,13 @@ impl Submitter {
     /// [`Refusal`]: nothing of the chunk is lost, and it has to be sent again.
     pub fn submit_and_wait(&self, chunk: Chunk, input_bytes: usize) -> Result<Receipt, Refusal> {
         let (tx, rx) = sync_channel(1);
-        self.submit(chunk, input_bytes, Box::new(move |r| drop(tx.send(r))));
+        self.submit(
+            chunk,
+            input_bytes,
+            Box::new(move |r| {
+                let _ = tx.send(r);
+            }),
+        );
         rx.recv().unwrap_or(Err(Refusal::Failing))
     }
 

@@ -89,7 +89,12 @@ impl LocalStore {
 
     fn record(&self, key: &str) -> Result<Option<Record>, StoreError> {
         match disk::read_all(&*self.disk, &self.retention_path(key)) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            // A record that cannot be read promises nothing.
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or(Record {
+                sha256: Hash::empty(),
+                lock: Lock::None,
+                retain_until: Time::MIN,
+            }))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(StoreError::io("read the retention of", key, e)),
         }

@@ -15,6 +15,8 @@ const MIN_SECONDS: i64 = -62_135_596_800;
 const MAX_SECONDS: i64 = 253_402_300_799;
 
 impl Time {
+    /// The earliest time the format can write.
+    pub const MIN: Time = Time { seconds: MIN_SECONDS, nanos: 0 };
     /// The latest time the format can write.
     pub const MAX: Time = Time { seconds: MAX_SECONDS, nanos: 999_999_999 };
 

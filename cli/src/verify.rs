@@ -1,0 +1,163 @@
+//! `waxseal verify`
+
+use crate::{Paint, open};
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use waxseal_sink::clock::{Clock as _, SystemClock};
+use waxseal_trail::time::Time;
+use waxseal_trail::trust::Trust;
+use waxseal_trail::verdict::{Finding, Verdict};
+use waxseal_verify::{Anchor, Options, Progress, Report, verify};
+
+/// Check a trail; exit 0 if it holds, 1 if it does not, 2 if the check could not be made
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// The trail: file:///path or a directory
+    trail: String,
+    /// The trust file; without it the trail's own keys are used, and the result says so
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    /// Exit 0 for a trail that is consistent under its own keys
+    #[arg(long, conflicts_with = "trust")]
+    trust_embedded: bool,
+    /// Headers, chains and the digests of events objects, but no record
+    #[arg(long)]
+    quick: bool,
+    /// Only this writer: a name, or a name with its epoch
+    #[arg(long)]
+    writer: Option<String>,
+    /// Leave events objects sealed before this time closed (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Time>,
+    /// Leave events objects sealed after this time closed (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Time>,
+    /// Exit 1 for findings that are only listed, too
+    #[arg(long)]
+    strict: bool,
+    /// Take this time for now (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    as_of: Option<Time>,
+    /// text or json (docs/schema/verify.schema.json)
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    format: String,
+    /// Threads [default: the machine's cores]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+}
+
+pub(crate) fn time(text: &str) -> Result<Time, String> {
+    Time::parse_rfc3339(text)
+        .ok_or_else(|| format!("{text:?} is no RFC 3339 time, as in 2026-01-15T10:00:00Z"))
+}
+
+/// Reads a trust file; the CA files that it names are relative to it.
+pub(crate) fn read_trust(path: &Path) -> anyhow::Result<Trust> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+    Trust::parse(&text, &|file| std::fs::read(dir.join(file)).map_err(|e| format!("{file}: {e}")))
+        .map_err(|e| anyhow!("{}: {e}", path.display()))
+}
+
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn total(&self, bytes: u64) {
+        self.0.set_length(bytes);
+    }
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+}
+
+impl Verify {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let store = open(&self.trail)?;
+        let anchor = match &self.trust {
+            Some(path) => Anchor::File(Box::new(read_trust(path)?)),
+            None => Anchor::Embedded,
+        };
+        let options = Options {
+            anchor,
+            quick: self.quick,
+            writer: self.writer.clone(),
+            since: self.since,
+            until: self.until,
+            now: self.as_of.unwrap_or_else(|| SystemClock.now()),
+            threads: self.threads,
+        };
+        // Drawn on a terminal only, on the standard error.
+        let bar = ProgressBar::new(0);
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        {
+            bar.set_style(style);
+        }
+        let bar = Bar(bar);
+        let report = verify(&*store, &options, &bar);
+        bar.0.finish_and_clear();
+        if self.format == "json" {
+            let mut out = std::io::stdout().lock();
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        } else {
+            print(&report)?;
+        }
+        Ok(ExitCode::from(report.exit_status(self.strict, self.trust_embedded)))
+    }
+}
+
+fn print(r: &Report) -> std::io::Result<()> {
+    let paint = Paint::stdout();
+    let mut out = std::io::stdout().lock();
+    let name = r.trail.name.as_deref().unwrap_or("?");
+    let id = r.trail.id.map(|i| i.to_string()).unwrap_or_default();
+    writeln!(out, "trail      {name} {}", paint.dim(&id))?;
+    if let Some(l) = &r.lock {
+        writeln!(out, "lock       {}, at least {} days", l.mode, l.min_retention)?;
+    }
+    for f in &r.findings {
+        finding(&mut out, &paint, f)?;
+    }
+    let s = &r.stats;
+    let seconds = (s.milliseconds as f64 / 1000.0).max(0.001);
+    let records = if s.quick {
+        format!("{} records counted, none opened (--quick)", s.sealed_records)
+    } else {
+        format!("{} of {} records", s.records, s.sealed_records)
+    };
+    writeln!(
+        out,
+        "checked    {} writer(s), {} batches, {records}, {:.1} MB in {seconds:.2} s",
+        s.writers,
+        s.batches,
+        s.bytes as f64 / 1e6
+    )?;
+    writeln!(out, "freshness  {}", r.freshness)?;
+    let verdict = if r.verdict == Verdict::Ok { paint.good("OK") } else { paint.bad(r.verdict.name()) };
+    match r.untrusted_keys {
+        Some(words) => writeln!(out, "verdict    {verdict}  {}", paint.note(words)),
+        None => writeln!(out, "verdict    {verdict}"),
+    }
+}
+
+fn finding(out: &mut dyn std::io::Write, paint: &Paint, f: &Finding) -> std::io::Result<()> {
+    let name = format!("{:<10}", f.verdict.name());
+    let name = if f.verdict.exit() == 0 { paint.note(&name) } else { paint.bad(&name) };
+    writeln!(out, "{name} {}", f.detail)?;
+    if let Some(o) = &f.object {
+        writeln!(out, "             object    {o}")?;
+    }
+    if let Some(w) = &f.writer {
+        writeln!(out, "             writer    {w}")?;
+    }
+    match f.sequences {
+        Some([a, b]) if a == b => writeln!(out, "             sequence  {a}"),
+        Some([a, b]) => writeln!(out, "             sequences {a} to {b}"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,574 @@
+//! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
+
+use crate::{Anchor, Read, Session, Task, WriterKeys};
+use std::collections::BTreeMap;
+use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
+use waxseal_trail::hash::Hash;
+use waxseal_trail::keys::PublicKey;
+use waxseal_trail::name;
+use waxseal_trail::statement::{self, Batch, Keys, Payload, PayloadFault, Reason, State, Writer, WriterKey};
+use waxseal_trail::time::Time;
+use waxseal_trail::verdict::{Finding, Verdict};
+
+/// What is known of a writer after its statements have been checked.
+pub(crate) struct Summary {
+    pub(crate) writer: String,
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+    pub(crate) certificates: Vec<Hash>,
+    genesis: Writer,
+    /// Statement hashes by batch.
+    statements: BTreeMap<u64, Hash>,
+    genesis_statement: Hash,
+    retired: bool,
+}
+
+/// The keys in force from a batch on.
+struct InForce {
+    number: u64,
+    from_batch: u64,
+    keys: Vec<PublicKey>,
+    statement: Hash,
+}
+
+fn public_keys(keys: &[WriterKey]) -> Result<Vec<PublicKey>, String> {
+    if keys.is_empty() {
+        return Err("it names no key".to_owned());
+    }
+    keys.iter().map(|k| PublicKey::from_base64(&k.spki).map_err(|e| e.to_string())).collect()
+}
+
+/// Why a statement under a writer's path is not its object.
+enum Bad {
+    /// Not valid: this writer did not say it here.
+    Invalid(String),
+    /// Valid, but for a reader of another version.
+    Unknown(String),
+    /// Valid, but against the page.
+    Malformed(String),
+}
+
+/// Checks a writer's statements and adds its events objects to `tasks`; `None` if it is not trusted.
+pub(crate) fn check(
+    session: &Session<'_>,
+    writer: &str,
+    have: &WriterKeys,
+    tasks: &mut Vec<Task>,
+) -> Option<Summary> {
+    let (name, _) = name::split_writer(writer)?;
+    let key = name::genesis_key(writer);
+    let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
+    let genesis = match session.read(&key, MAX_ENVELOPE as u64) {
+        Read::Bytes(b) => read_genesis(session, writer, &b),
+        Read::TooLarge(n) => Err(Bad::Invalid(format!("{n} bytes are more than a statement may have"))),
+        Read::Missing => {
+            let verdict = if speaks_for_trusted(session, writer, name, have) {
+                Verdict::Truncated
+            } else {
+                Verdict::Foreign
+            };
+            session.find(finding(
+                verdict,
+                "not there, and without it nothing of this writer can be judged".to_owned(),
+            ));
+            return None;
+        }
+        Read::Failed => return None,
+    };
+    let (genesis, keys, statement) = match genesis {
+        Ok(g) => g,
+        Err(Bad::Invalid(d)) => {
+            let verdict = if session.trusts_name(name) { Verdict::Tampered } else { Verdict::Foreign };
+            session.find(finding(verdict, d));
+            return None;
+        }
+        Err(Bad::Unknown(d)) => {
+            session.find(finding(Verdict::UnknownFormat, d));
+            return None;
+        }
+        Err(Bad::Malformed(d)) => {
+            session.find(finding(Verdict::Inconsistent, d));
+            return None;
+        }
+    };
+    if !is_trusted(session, name, &genesis, &keys) {
+        session
+            .find(finding(Verdict::Foreign, "nothing in the trust file vouches for this writer".to_owned()));
+        return None;
+    }
+    let mut summary = Summary {
+        writer: writer.to_owned(),
+        batches: 0,
+        records: 0,
+        certificates: genesis.keys.iter().flat_map(|k| k.certificates.clone()).collect(),
+        genesis,
+        statements: BTreeMap::new(),
+        genesis_statement: statement,
+        retired: session.retirements.iter().any(|r| r.writer == writer),
+    };
+    let mut in_force = vec![InForce { number: 0, from_batch: 0, keys, statement }];
+    let after = key_statements(session, writer, have, &mut in_force, &mut summary);
+    headers(session, writer, have, &in_force, &mut summary, tasks);
+    for (number, batch, statement) in after {
+        // The key statement names the last header under the old keys.
+        if summary.statements.get(&batch).is_some_and(|s| *s != statement) {
+            session.find(
+                Finding::new(
+                    Verdict::Tampered,
+                    format!("`after` is not the statement hash of header {batch}"),
+                )
+                .at(name::keys_key(writer, number))
+                .of(writer),
+            );
+        }
+    }
+    Some(summary)
+}
+
+/// Whether some header under a missing genesis was signed by a key that the trust file pins for this name.
+fn speaks_for_trusted(session: &Session<'_>, writer: &str, name: &str, have: &WriterKeys) -> bool {
+    let Anchor::File(trust) = &session.options.anchor else { return true };
+    let pinned: Vec<&PublicKey> = trust.entries(name).flat_map(|w| &w.keys).collect();
+    have.batches.iter().take(3).any(|b| {
+        let Read::Bytes(bytes) = session.read(&name::batch_key(writer, *b), MAX_ENVELOPE as u64) else {
+            return false;
+        };
+        Envelope::parse(&bytes).is_ok_and(|e| pinned.iter().any(|k| e.verify(&[k]).is_ok()))
+    })
+}
+
+fn read_genesis(
+    session: &Session<'_>,
+    writer: &str,
+    bytes: &[u8],
+) -> Result<(Writer, Vec<PublicKey>, Hash), Bad> {
+    let invalid = |e: &dyn std::fmt::Display| Bad::Invalid(e.to_string());
+    let envelope = Envelope::parse(bytes).map_err(|e| invalid(&e))?;
+    // Its signers stand in its own payload.
+    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
+    let keys: Vec<WriterKey> = serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
+    let keys = public_keys(&keys).map_err(Bad::Invalid)?;
+    place(session, &envelope, Writer::KIND, writer, &loose, None)?;
+    envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| invalid(&e))?;
+    let payload = payload::<Writer>(&envelope)?;
+    Ok((payload, keys, envelope.statement_hash()))
+}
+
+/// Whether payload type, trail, writer and number fit the path.
+fn place(
+    session: &Session<'_>,
+    envelope: &Envelope,
+    kind: &str,
+    writer: &str,
+    loose: &serde_json::Value,
+    number: Option<(&str, u64)>,
+) -> Result<(), Bad> {
+    if envelope.payload_type != waxseal_trail::envelope::payload_type(kind) {
+        return Err(Bad::Invalid(format!("its payload type is {:?}", envelope.payload_type)));
+    }
+    if loose["trail"].as_str() != Some(&session.trail_id.to_string()) {
+        return Err(Bad::Invalid("it is of another trail".to_owned()));
+    }
+    if loose["writer"].as_str() != Some(writer) {
+        return Err(Bad::Invalid(format!("it is of writer {}", loose["writer"])));
+    }
+    match number {
+        Some((member, n)) if loose[member].as_u64() != Some(n) => {
+            Err(Bad::Invalid(format!("it is number {} under the name of {n}", loose[member])))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn payload<P: Payload>(envelope: &Envelope) -> Result<P, Bad> {
+    statement::read(envelope).map_err(|e| match e {
+        PayloadFault::Unknown(what) => {
+            Bad::Unknown(format!("it needs {what:?}, which this version does not know"))
+        }
+        other => Bad::Malformed(other.to_string()),
+    })
+}
+
+fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[PublicKey]) -> bool {
+    let Anchor::File(trust) = &session.options.anchor else { return true };
+    if trust.pins_one_of(name, keys) {
+        return true;
+    }
+    let stored = |digest: &Hash| match session.read(&name::certificate_key(digest), 1 << 20) {
+        Read::Bytes(b) if waxseal_trail::hash::sha256(&b) == *digest => Some(b),
+        _ => None,
+    };
+    let chains: Vec<(PublicKey, Vec<Vec<u8>>)> = keys
+        .iter()
+        .zip(&genesis.keys)
+        .map(|(k, w)| (k.clone(), w.certificates.iter().filter_map(stored).collect()))
+        .collect();
+    let trail_name = session.trail.as_ref().map_or("", |t| t.name.as_str());
+    match trust.ca_vouches(trail_name, name, &chains, genesis.created_at, &stored) {
+        Ok(yes) => yes,
+        Err(e) => {
+            session.find(
+                Finding::new(Verdict::Foreign, format!("its certificates do not vouch for it: {e}"))
+                    .at(name::genesis_key(&genesis.writer))
+                    .of(&genesis.writer),
+            );
+            false
+        }
+    }
+}
+
+/// Checks the key statements; returns what each says it stands after.
+fn key_statements(
+    session: &Session<'_>,
+    writer: &str,
+    have: &WriterKeys,
+    in_force: &mut Vec<InForce>,
+    summary: &mut Summary,
+) -> Vec<(u64, u64, Hash)> {
+    let mut after = Vec::new();
+    for number in 1..=have.keys.last().copied().unwrap_or(0) {
+        let key = name::keys_key(writer, number);
+        let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
+        let Some(old) = in_force.last() else { break };
+        let bytes = match session.read(&key, MAX_ENVELOPE as u64) {
+            Read::Bytes(b) => b,
+            Read::Missing => {
+                session
+                    .find(finding(Verdict::Gap, "a key statement is missing below a later one".to_owned()));
+                break;
+            }
+            Read::TooLarge(n) => {
+                session.find(finding(
+                    Verdict::Tampered,
+                    format!("{n} bytes are more than a statement may have"),
+                ));
+                break;
+            }
+            Read::Failed => break,
+        };
+        let read = (|| {
+            let invalid = |e: &dyn std::fmt::Display| Bad::Invalid(e.to_string());
+            let envelope = Envelope::parse(&bytes).map_err(|e| invalid(&e))?;
+            let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
+            place(session, &envelope, Keys::KIND, writer, &loose, Some(("number", number)))?;
+            let new: Vec<WriterKey> =
+                serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
+            let new = public_keys(&new).map_err(Bad::Invalid)?;
+            let signers: Vec<&PublicKey> = old.keys.iter().chain(&new).collect();
+            envelope.verify(&signers).map_err(|e| invalid(&e))?;
+            Ok((payload::<Keys>(&envelope)?, new, envelope.statement_hash()))
+        })();
+        match read {
+            Ok((payload, keys, statement)) => {
+                if payload.previous != old.statement {
+                    session.find(finding(
+                        Verdict::Tampered,
+                        "`previous` is not the key statement before".to_owned(),
+                    ));
+                }
+                let from_batch = payload.after.as_ref().map_or(0, |a| a.batch + 1);
+                if from_batch < old.from_batch {
+                    session
+                        .find(finding(Verdict::Inconsistent, "it stands before its predecessor".to_owned()));
+                }
+                after.extend(payload.after.map(|a| (number, a.batch, a.statement)));
+                summary.certificates.extend(payload.keys.iter().flat_map(|k| k.certificates.clone()));
+                in_force.push(InForce { number, from_batch, keys, statement });
+            }
+            Err(bad) => {
+                report(session, bad, &finding);
+                break;
+            }
+        }
+    }
+    after
+}
+
+fn report(session: &Session<'_>, bad: Bad, finding: &dyn Fn(Verdict, String) -> Finding) {
+    session.find(match bad {
+        Bad::Invalid(d) => finding(Verdict::Tampered, d),
+        Bad::Unknown(d) => finding(Verdict::UnknownFormat, d),
+        Bad::Malformed(d) => finding(Verdict::Inconsistent, d),
+    });
+}
+
+fn headers(
+    session: &Session<'_>,
+    writer: &str,
+    have: &WriterKeys,
+    in_force: &[InForce],
+    summary: &mut Summary,
+    tasks: &mut Vec<Task>,
+) {
+    let mut before: Option<Batch> = None;
+    // Whether the header before is known: the first one after a fault has nothing to be compared with.
+    let mut linked = true;
+    let mut next_by = Some(summary.genesis.next_by);
+    let end = have.batches.last().map_or(0, |b| b + 1);
+    let mut number = 0;
+    while number < end {
+        let key = name::batch_key(writer, number);
+        let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
+        let keys = in_force.iter().rev().find(|k| k.from_batch <= number);
+        let (Some(keys), true) = (keys, have.batches.contains(&number)) else {
+            // One finding for a run of missing headers.
+            let until = have.batches.range(number..).next().copied().unwrap_or(end);
+            let first = before.as_ref().map_or(0, |b: &Batch| b.events.first_sequence + b.events.count);
+            let mut f = finding(
+                Verdict::Gap,
+                format!("{} header(s) missing: {number} to {}", until - number, until - 1),
+            );
+            if linked {
+                f = f.sequences(first, first);
+            }
+            session.find(f);
+            linked = false;
+            number = until;
+            continue;
+        };
+        number += 1;
+        let bytes = match session.read(&key, MAX_ENVELOPE as u64) {
+            Read::Bytes(b) => b,
+            Read::TooLarge(n) => {
+                session.find(finding(
+                    Verdict::Tampered,
+                    format!("{n} bytes are more than a statement may have"),
+                ));
+                linked = false;
+                continue;
+            }
+            Read::Missing | Read::Failed => {
+                linked = false;
+                continue;
+            }
+        };
+        let (header, statement) = match read_header(session, writer, number - 1, keys, &bytes) {
+            Ok(h) => h,
+            Err(bad) => {
+                let lost = before.as_ref().map(|b| b.events.first_sequence + b.events.count);
+                report(session, bad, &|v, d| match lost {
+                    Some(s) if linked => finding(v, d).sequences(s, s),
+                    _ => finding(v, d),
+                });
+                linked = false;
+                continue;
+            }
+        };
+        if linked {
+            link(session, summary, before.as_ref(), &header, &finding);
+        }
+        consistency(session, keys.number, before.as_ref(), &header, &finding);
+        if next_by.is_some_and(|t| linked && header.sealed_at > t) {
+            let since = next_by.unwrap_or(header.sealed_at);
+            session.find(finding(
+                Verdict::Silent,
+                format!("sealed at {}, and promised by {since}", header.sealed_at),
+            ));
+        }
+        if let Some(trail) = &session.trail {
+            let days = i64::try_from(trail.min_retention).unwrap_or(i64::MAX / 86_400);
+            if header.retain_until < header.sealed_at.saturating_add_seconds(days.saturating_mul(86_400)) {
+                session.find(finding(
+                    Verdict::ShortRetention,
+                    format!(
+                        "retain_until {} is less than {days} days after {}",
+                        header.retain_until, header.sealed_at
+                    ),
+                ));
+            }
+        }
+        session.check_retention(&key, writer, header.retain_until);
+        summary.statements.insert(header.batch, statement);
+        summary.batches += 1;
+        summary.records += header.events.count;
+        if let Some(object) = &header.object {
+            let key = name::events_key(writer, header.batch, header.sealed_at, &object.sha256);
+            tasks.push(Task { key, header: header.clone() });
+        }
+        next_by = header.next_by;
+        before = Some(header);
+        linked = true;
+    }
+    let last_key =
+        before.as_ref().map_or_else(|| name::genesis_key(writer), |b| name::batch_key(writer, b.batch));
+    let finding = |v, d: String| Finding::new(v, d).at(&last_key).of(writer);
+    match before.as_ref().map_or(State::Running, |b| b.state) {
+        State::Retired => summary.retired = true,
+        _ if summary.retired => {}
+        State::Stopped => {
+            let at = before.as_ref().map_or(Time::MAX, |b| b.sealed_at);
+            session.find(finding(Verdict::Stopped, format!("stopped cleanly at {at}")));
+        }
+        State::Running => {
+            if next_by.is_some_and(|t| session.options.now > t) {
+                let t = next_by.unwrap_or(Time::MAX);
+                session.find(finding(
+                    Verdict::Silent,
+                    format!("the next header was promised by {t}; there is none"),
+                ));
+            }
+        }
+    }
+}
+
+fn read_header(
+    session: &Session<'_>,
+    writer: &str,
+    number: u64,
+    keys: &InForce,
+    bytes: &[u8],
+) -> Result<(Batch, Hash), Bad> {
+    let envelope = Envelope::parse(bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
+    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
+    place(session, &envelope, Batch::KIND, writer, &loose, Some(("batch", number)))?;
+    envelope.verify(&keys.keys.iter().collect::<Vec<_>>()).map_err(|e| Bad::Invalid(e.to_string()))?;
+    if let Some(columns) = loose["events"]["columns"].as_u64().filter(|c| *c != statement::COLUMNS) {
+        return Err(Bad::Unknown(format!("columns {columns} are not known to this version")));
+    }
+    Ok((payload::<Batch>(&envelope)?, envelope.statement_hash()))
+}
+
+/// Hash and chain links to the header before.
+fn link(
+    session: &Session<'_>,
+    summary: &Summary,
+    before: Option<&Batch>,
+    h: &Batch,
+    finding: &dyn Fn(Verdict, String) -> Finding,
+) {
+    let e = &h.events;
+    let previous = match before {
+        Some(b) => summary.statements.get(&b.batch).copied(),
+        None => Some(summary.genesis_statement),
+    };
+    if Some(h.previous) != previous {
+        session.find(finding(
+            Verdict::Tampered,
+            "`previous` is not the statement hash of the header before".to_owned(),
+        ));
+    }
+    let (sequence, hash) = match before {
+        Some(b) => (b.events.first_sequence + b.events.count, b.events.last_hash),
+        None => (0, summary.genesis_statement),
+    };
+    if e.first_sequence > sequence {
+        session.find(
+            finding(Verdict::Gap, format!("sequences {sequence} to {} are missing", e.first_sequence - 1))
+                .sequences(sequence, e.first_sequence - 1),
+        );
+    } else if e.first_sequence < sequence {
+        session.find(finding(
+            Verdict::Inconsistent,
+            format!("it begins at sequence {}, which was sealed before", e.first_sequence),
+        ));
+    } else if e.previous_hash != hash {
+        session.find(finding(
+            Verdict::Tampered,
+            "its records do not follow the chain of the header before".to_owned(),
+        ));
+    }
+}
+
+/// What a header says against the page, by itself and after the one before.
+fn consistency(
+    session: &Session<'_>,
+    keys: u64,
+    before: Option<&Batch>,
+    h: &Batch,
+    finding: &dyn Fn(Verdict, String) -> Finding,
+) {
+    let say = |what: &str| session.find(finding(Verdict::Inconsistent, what.to_owned()));
+    let e = &h.events;
+    if h.keys != keys {
+        say("`keys` is not the number of the key statement in force");
+    }
+    if h.next_by.is_some() != (h.state == State::Running) {
+        say("`next_by` stands there while running, and only then");
+    }
+    let empty = e.count == 0;
+    if empty && (e.last_hash != e.previous_hash || e.merkle_root != Hash::empty() || e.record_bytes != 0) {
+        say("an empty batch with a hash or bytes of records");
+    }
+    if empty != h.object.is_none()
+        || empty != e.first_timestamp.is_none()
+        || empty != e.last_timestamp.is_none()
+    {
+        say("object and timestamps stand there if there are records, and only then");
+    }
+    if e.count > waxseal_events::MAX_RECORDS || e.record_bytes > waxseal_events::MAX_RECORD_BYTES {
+        say("more records, or bytes of them, than a batch may have");
+    }
+    if h.retain_until.subsec_nanos() != 0 {
+        say("retain_until is no whole second");
+    }
+    if h.boot == 0 {
+        say("boot counts from 1");
+    }
+    if let Some(b) = before {
+        if h.sealed_at < b.sealed_at {
+            say("sealed_at goes back");
+        }
+        if h.boot < b.boot {
+            say("boot goes back");
+        }
+        if b.state == State::Retired {
+            say("a batch after `retired`");
+        }
+    }
+    let zero = statement::Intake::default();
+    let (new, old) = (&h.intake, before.map_or(&zero, |b| &b.intake));
+    let back = new.received < old.received
+        || new.redelivered < old.redelivered
+        || new.unparsed < old.unparsed
+        || new.filter_errors < old.filter_errors
+        || new.declared_lost < old.declared_lost;
+    if back {
+        say("a total of `intake` decreases");
+    } else if before.is_none_or(|b| b.batch + 1 == h.batch) && new.received - old.received > e.count {
+        say("`received` grows by more than the batch has records");
+    }
+    let lost = |i: &statement::Intake| i.declared_lost.unwrap_or(0);
+    if lost(new) > lost(old) {
+        session
+            .find(finding(Verdict::DeclaredLoss, format!("the shipper says it lost {} events", lost(new))));
+    }
+}
+
+/// Predecessors and earlier epochs without a retirement.
+pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
+    let find = |w: &str| checked.iter().find(|s| s.writer == w);
+    for s in checked {
+        let key = name::genesis_key(&s.writer);
+        let finding = |v, d: String| Finding::new(v, d).at(&key).of(&s.writer);
+        if let Some(p) = &s.genesis.predecessor {
+            let known = find(&p.writer);
+            if !known.is_some_and(|k| k.retired) {
+                session.find(finding(
+                    Verdict::Abandoned,
+                    format!(
+                        "its predecessor {} has no retirement: an operator has to say that it is known",
+                        p.writer
+                    ),
+                ));
+            }
+            let named = known.and_then(|k| match p.batch {
+                Some(b) => k.statements.get(&b).copied(),
+                None => Some(k.genesis_statement),
+            });
+            if named.is_some_and(|h| h != p.statement) {
+                session.find(finding(
+                    Verdict::Tampered,
+                    format!("its predecessor {} has another last header", p.writer),
+                ));
+            }
+        }
+        let passed_over = checked.iter().find(|o| {
+            let same = |w: &str| name::split_writer(w).map(|(n, _)| n.to_owned());
+            same(&o.writer) == same(&s.writer) && o.writer < s.writer && !o.retired
+        });
+        if let (Reason::First, Some(o)) = (s.genesis.reason, passed_over) {
+            session
+                .find(finding(Verdict::Abandoned, format!("the earlier epoch {} is passed over", o.writer)));
+        }
+    }
+}
