@@ -394,11 +394,11 @@ fn headers(
     let finding = |v, d: String| Finding::new(v, d).at(&last_key).of(writer);
     match before.as_ref().map_or(State::Running, |b| b.state) {
         State::Retired => summary.retired = true,
-        _ if summary.retired => {}
         State::Stopped => {
             let at = before.as_ref().map_or(Time::MAX, |b| b.sealed_at);
             session.find(finding(Verdict::Stopped, format!("stopped cleanly at {at}")));
         }
+        State::Running if summary.retired => {}
         State::Running => {
             if next_by.is_some_and(|t| session.options.now > t) {
                 let t = next_by.unwrap_or(Time::MAX);

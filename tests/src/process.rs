@@ -1,0 +1,187 @@
+//! The real binaries, started as a user would.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The directory of the built binaries: where the tests' own lies, or its parent.
+///
+/// # Panics
+/// If they are not built; `make test` builds them first.
+pub fn bin(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("a running test has a path");
+    let dir = me.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is not built: run cargo build --workspace first", path.display());
+    path
+}
+
+/// Runs `waxseal` with arguments.
+pub fn waxseal(args: &[&str]) -> Output {
+    Command::new(bin("waxseal")).args(args).output().expect("waxseal runs")
+}
+
+/// A trail, its keys and a sink's configuration in a directory of their own.
+pub struct Site {
+    /// Everything is in here.
+    pub dir: tempfile::TempDir,
+    /// The sink's port.
+    pub port: u16,
+}
+
+impl Site {
+    /// Makes a trail and a configuration; `more` is added to the YAML.
+    pub fn new(more: &str) -> Site {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let p = |s: &str| dir.path().join(s).display().to_string();
+        let run = |args: &[&str]| {
+            let out = waxseal(args);
+            assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        run(&[
+            "init",
+            "--store",
+            &format!("file://{}", p("trail")),
+            "--name",
+            "test",
+            "--lock",
+            "none",
+            "--retention",
+            "30d",
+            "--out",
+            &p("keys"),
+        ]);
+        run(&[
+            "keys",
+            "generate",
+            "--algorithm",
+            "ed25519",
+            "--out",
+            &p("writer"),
+            "--name",
+            "node-1",
+            "--trust",
+            &p("keys/trust.yaml"),
+        ]);
+        let port = free_port();
+        let yaml = format!(
+            "trail: test\nwriter: node-1\nstate_dir: {}\nstore: file://{}\nretention: 30d\nsigning:\n  - key: file:{}\nintake:\n  http: {{listen: \"127.0.0.1:{port}\"}}\n{more}",
+            p("state"),
+            p("trail"),
+            p("writer/signing.key")
+        );
+        std::fs::write(dir.path().join("sink.yaml"), yaml).expect("writable");
+        Site { dir, port }
+    }
+
+    /// A path within.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts the sink and waits until it listens.
+    pub fn start(&self) -> Sink {
+        let mut child = Command::new(bin("waxseal-sink"))
+            .arg("--config")
+            .arg(self.path("sink.yaml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("waxseal-sink starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut log = String::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for line in lines.by_ref() {
+            let line = line.unwrap_or_default();
+            log.push_str(&line);
+            log.push('\n');
+            if line.contains("/v1/events") || Instant::now() > deadline {
+                break;
+            }
+        }
+        assert!(log.contains("/v1/events"), "the sink did not start:\n{log}");
+        // Read on, so that the sink never waits for its log to be read.
+        let rest = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                log.push_str(&line);
+                log.push('\n');
+            }
+            log
+        });
+        Sink { child, log: Some(rest) }
+    }
+
+    /// The URL of the intake.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/v1/events", self.port)
+    }
+
+    /// `waxseal verify` on the trail, in JSON, with the trust file: the exit status and the report.
+    pub fn verify(&self, more: &[&str]) -> (i32, serde_json::Value) {
+        let (trail, trust) =
+            (self.path("trail").display().to_string(), self.path("keys/trust.yaml").display().to_string());
+        let mut args = vec!["verify", &trail, "--trust", &trust, "--format", "json"];
+        args.extend(more);
+        let out = waxseal(&args);
+        let json = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        (out.status.code().unwrap_or(-1), json)
+    }
+}
+
+/// A running sink.
+pub struct Sink {
+    /// Its process.
+    pub child: Child,
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Sink {
+    /// SIGKILL.
+    pub fn kill(mut self) -> String {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.log.take().and_then(|l| l.join().ok()).unwrap_or_default()
+    }
+
+    /// SIGTERM, and waits; the log.
+    pub fn stop(mut self) -> String {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let status = self.child.wait().expect("it was started here");
+        let log = self.log.take().and_then(|l| l.join().ok()).unwrap_or_default();
+        assert!(status.success(), "the sink stopped with {status}:\n{log}");
+        log
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_or(0, |a| a.port())
+}
+
+/// Posts a body; status and answer, or the transport's error.
+///
+/// # Errors
+/// The transport's.
+pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(u16, serde_json::Value), String> {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(60)));
+    let agent: ureq::Agent = config.build().into();
+    let mut request = agent.post(url);
+    for (k, v) in headers {
+        request = request.header(*k, *v);
+    }
+    let mut response = request.send(body).map_err(|e| e.to_string())?;
+    let status = response.status().as_u16();
+    let text = response.body_mut().read_to_string().map_err(|e| e.to_string())?;
+    Ok((status, serde_json::from_str(&text).unwrap_or_default()))
+}
