@@ -101,3 +101,10 @@ fn shared_kit_without_its_log() {
     ];
     run(&kit, &trust(&kit, true), &|c| needs_log.contains(&c.name.as_str()));
 }
+
+#[test]
+fn the_pages_example_is_what_the_code_makes() {
+    let page = std::fs::read_to_string(root().join("docs/format.md")).unwrap();
+    let kit = root().join("conformance");
+    assert_eq!(page, waxseal_e2e::example::with_example(&page, &kit), "run make-kit");
+}

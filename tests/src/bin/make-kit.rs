@@ -194,6 +194,9 @@ fn main() {
         c.list.iter().map(|case| serde_json::to_string(case).expect("plain") + "\n").collect();
     std::fs::write(out.join("cases.jsonl"), lines).expect("writable");
     records(out);
+    let page = out.join("../docs/format.md");
+    let text = std::fs::read_to_string(&page).expect("docs/format.md lies beside the kit");
+    std::fs::write(&page, waxseal_e2e::example::with_example(&text, out)).expect("writable");
     println!("{} cases", c.list.len());
 }
 
