@@ -6,12 +6,12 @@
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
 use crate::known::{Fate, Known};
-use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool};
+use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
 use std::path::PathBuf;
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
-use waxseal_trail::record::{Columns, Events, Link, Template};
+use waxseal_trail::record::{Checker, Columns, Events, Link, Template};
 use waxseal_trail::time::Time;
 
 /// What one request, one flush, one message brought.
@@ -381,4 +381,34 @@ fn redelivery(key: &[u8; 32], fate: &Fate) -> Events {
     let mut events = Events::default();
     events.push_own("redelivery", &json::to_canonical(&metadata).unwrap_or_default());
     events
+}
+
+/// The records of a frame that is read back from the spool.
+///
+/// # Errors
+/// [`SpoolError::Damaged`] for text that is no record.
+pub fn read_back(frame: &Frame, checker: &mut Checker) -> Result<Sealables, SpoolError> {
+    let text = Bytes::from(frame.text.clone());
+    let mut out = Vec::with_capacity(frame.entries.len());
+    let mut at = 0;
+    for (i, entry) in frame.entries.iter().enumerate() {
+        let sequence = frame.first_sequence + i as u64;
+        let record = text.slice(at..at + entry.len as usize);
+        at += entry.len as usize;
+        let view = checker.check(&record).map_err(|_| SpoolError::Damaged {
+            path: "spool".into(),
+            offset: 0,
+            sequence,
+        })?;
+        out.push(Sealable {
+            hash: leaf_hash(&record),
+            sequence,
+            counted: entry.counted,
+            filter_errors: if i == 0 { frame.filter_errors } else { 0 },
+            timestamp: view.timestamp,
+            columns: view.columns,
+            text: record.clone(),
+        });
+    }
+    Ok(Sealables(out))
 }

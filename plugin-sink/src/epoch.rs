@@ -357,11 +357,13 @@ impl Epoch {
             let write = || -> io::Result<()> {
                 let file = cx.disk.open(&parquet, disk::Open::Create)?;
                 disk::write_all_at(&*file, object, 0)?;
-                file.sync()
+                file.sync()?;
+                // Its name must be durable before the header's can be: a seal without its object is none.
+                cx.disk.sync_dir(&self.dir.join("intents"))
             };
             write().map_err(state_error("write", &parquet))?;
         }
-        // The seal: from here on this batch is these bytes. The directory's sync covers the object's name too.
+        // The seal: from here on this batch is these bytes.
         disk::replace(&*cx.disk, &json, &intent.envelope).map_err(state_error("write", &json))?;
         self.sealed = Progress::after(&intent.header, intent.statement);
         Ok(())

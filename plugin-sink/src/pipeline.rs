@@ -5,7 +5,7 @@
 //! the disk, not the memory. The store thread gives the spool its room back.
 
 use crate::Context;
-use crate::chain::{Accepted, Chain, Chunk, Receipt, Refusal, Sealable, Sealables};
+use crate::chain::{Accepted, Chain, Chunk, Receipt, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Opened, SinkError};
 use crate::filter::Filters;
@@ -13,7 +13,6 @@ use crate::metrics::Metrics;
 use crate::seal::{Close, Sealer};
 use crate::spool::{Entry, Frame, Group, Spool, SpoolReader};
 use crate::upload::{self, Uploaded};
-use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -156,7 +155,8 @@ impl Pipeline {
     /// # Errors
     /// [`SinkError`]: everything that keeps a sink from starting is found here.
     pub fn start(cx: Context, filters: Filters) -> Result<Pipeline, SinkError> {
-        let epoch = open_epoch(&cx, true)?;
+        // A damaged spool is said here, at the start.
+        let (epoch, chain) = open_state(&cx, true, false)?;
         let shared = Arc::new(Shared {
             cx,
             filters,
@@ -173,8 +173,6 @@ impl Pipeline {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             shared.metrics.key_time.set(age.as_secs_f64());
         }
-        // Read the spool here, so that a damaged one is said at the start.
-        let chain = Chain::open(&shared.cx, &epoch, false)?;
         let inner = shared.clone();
         let supervisor = thread::Builder::new()
             .name("wax-supervise".into())
@@ -228,6 +226,18 @@ impl Pipeline {
 fn close_queue(shared: &Shared) {
     lock(&shared.queue).closing = true;
     shared.queue_changed.notify_all();
+}
+
+/// Opens everything: the current epoch, or a new one where it cannot go on, and its chain. The one way in: for a
+/// start (`starting`: it is counted), and for going on after a failed sync (`rewrite`: what may not be durable
+/// is written anew).
+///
+/// # Errors
+/// [`SinkError`].
+pub fn open_state(cx: &Context, starting: bool, rewrite: bool) -> Result<(Epoch, Chain), SinkError> {
+    let epoch = open_epoch(cx, starting)?;
+    let chain = Chain::open(cx, &epoch, rewrite)?;
+    Ok((epoch, chain))
 }
 
 /// Opens the current epoch or makes a new one; counts the start of a process.
@@ -374,9 +384,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
                     }
                     fork = false;
                 }
-                let epoch = open_epoch(cx, false)?;
-                let chain = Chain::open(cx, &epoch, true)?;
-                Ok::<_, SinkError>((epoch, chain))
+                open_state(cx, false, true)
             })();
             match again {
                 Ok(state) => break state,
@@ -443,7 +451,7 @@ fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
         stored: AtomicU64::new(epoch.stored.next_sequence),
         epoch: Mutex::new(epoch),
     };
-    let (tx, rx) = sync_channel::<Arc<Intent>>(1);
+    let (tx, rx) = sync_channel::<Sealed>(1);
     let reader = SpoolReader::new(shared.cx.disk.clone(), &dir);
     thread::scope(|scope| {
         let flow = &flow;
@@ -541,7 +549,7 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                 Accepted::Durable(receipts, records) => {
                     let end = chain.next_sequence();
                     answer(shared, flow, &receipts, replies, end);
-                    hand_over(flow, records, end);
+                    hand_over(shared, flow, records, end);
                     for (r, c) in receipts.iter().zip(&chunks) {
                         if r.redelivered {
                             metrics.redelivered.inc_by(r.accepted);
@@ -612,7 +620,7 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
     }
 }
 
-fn hand_over(flow: &Flow, records: Sealables, end: u64) {
+fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
     let bytes = records.bytes();
     let mut ring = lock(&flow.ring);
     while ring.bytes > RING_BYTES && !ring.stalled && !flow.stopping() {
@@ -623,6 +631,10 @@ fn hand_over(flow: &Flow, records: Sealables, end: u64) {
             .0;
     }
     ring.durable_end = end;
+    let metrics = &shared.metrics;
+    if metrics.oldest_unstored.get() == 0.0 {
+        metrics.oldest_unstored.set(shared.cx.clock.now().unix_seconds() as f64);
+    }
     if ring.bytes > RING_BYTES {
         // The sealer waits for the store: it will read these from the spool.
         ring.groups.clear();
@@ -634,6 +646,9 @@ fn hand_over(flow: &Flow, records: Sealables, end: u64) {
     drop(ring);
     flow.changed.notify_all();
 }
+
+/// A sealed batch, and when its first record was taken.
+type Sealed = (Arc<Intent>, Option<Instant>);
 
 /// What the seal thread does next.
 enum Next {
@@ -649,7 +664,7 @@ fn seal_thread(
     flow: &Flow,
     mut sealer: Sealer,
     mut reader: SpoolReader,
-    tx: SyncSender<Arc<Intent>>,
+    tx: SyncSender<Sealed>,
 ) -> Result<(), End> {
     let cx = &shared.cx;
     let mut checker = Checker::default();
@@ -660,7 +675,7 @@ fn seal_thread(
                 reader.rewind();
                 r
             }
-            Next::Disk => from_frame(
+            Next::Disk => read_back(
                 &reader.frame_with(sealer.next_sequence()).map_err(|e| to_end(e.into()))?,
                 &mut checker,
             )
@@ -737,47 +752,17 @@ fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
     }
 }
 
-/// The records of a frame that is read back from the spool.
-fn from_frame(frame: &Frame, checker: &mut Checker) -> Result<Sealables, crate::spool::SpoolError> {
-    let text = Bytes::from(frame.text.clone());
-    let mut out = Vec::with_capacity(frame.entries.len());
-    let mut at = 0;
-    for (i, entry) in frame.entries.iter().enumerate() {
-        let sequence = frame.first_sequence + i as u64;
-        let record = text.slice(at..at + entry.len as usize);
-        at += entry.len as usize;
-        let view = checker.check(&record).map_err(|_| crate::spool::SpoolError::Damaged {
-            path: "spool".into(),
-            offset: 0,
-            sequence,
-        })?;
-        out.push(Sealable {
-            hash: leaf_hash(&record),
-            sequence,
-            counted: entry.counted,
-            filter_errors: if i == 0 { frame.filter_errors } else { 0 },
-            timestamp: view.timestamp,
-            columns: view.columns,
-            text: record.clone(),
-        });
-    }
-    Ok(Sealables(out))
-}
-
 fn seal(
     shared: &Shared,
     flow: &Flow,
     sealer: &mut Sealer,
     state: State,
-    tx: &SyncSender<Arc<Intent>>,
+    tx: &SyncSender<Sealed>,
 ) -> Result<(), End> {
     let since = sealer.open_since();
     let intent = sealer.seal(&shared.cx, &mut lock(&flow.epoch), state).map_err(to_end)?;
     shared.metrics.sealed.inc_by(intent.header.events.count);
-    if let Some(since) = since {
-        shared.metrics.seal_latency.observe(since.elapsed().as_secs_f64());
-    }
-    let mut item = intent;
+    let mut item = (intent, since);
     loop {
         match tx.try_send(item) {
             Ok(()) => break,
@@ -797,7 +782,7 @@ fn seal(
     Ok(())
 }
 
-fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Arc<Intent>>) -> Result<(), End> {
+fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(), End> {
     let left = std::mem::take(&mut lock(&flow.epoch).intents);
     let genesis = || {
         let epoch = lock(&flow.epoch);
@@ -814,14 +799,14 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Arc<Intent>>) -> Res
         }
     }
     for intent in left {
-        if !store(shared, flow, &intent)? {
+        if !store(shared, flow, &intent, None)? {
             return Ok(());
         }
     }
     loop {
         match rx.recv_timeout(Duration::from_millis(100)) {
-            Ok(intent) => {
-                if !store(shared, flow, &intent)? {
+            Ok((intent, since)) => {
+                if !store(shared, flow, &intent, since)? {
                     return Ok(());
                 }
             }
@@ -833,7 +818,7 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Arc<Intent>>) -> Res
 }
 
 /// Stores one batch; `false` if it had to be left for another time.
-fn store(shared: &Shared, flow: &Flow, intent: &Intent) -> Result<bool, End> {
+fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) -> Result<bool, End> {
     let kind = lock(&flow.epoch).trail.lock;
     match patiently(shared, flow, || upload::batch(&shared.cx, kind, intent))? {
         None => return Ok(false),
@@ -845,6 +830,13 @@ fn store(shared: &Shared, flow: &Flow, intent: &Intent) -> Result<bool, End> {
     flow.stored.store(end, Ordering::Release);
     shared.queue_changed.notify_all();
     shared.metrics.batches.inc();
+    if let Some(since) = since {
+        shared.metrics.seal_latency.observe(since.elapsed().as_secs_f64());
+    }
+    // What is not stored now was spooled after this batch was sealed; 0 when there is nothing.
+    let behind = lock(&flow.ring).durable_end > end;
+    let oldest = if behind { intent.header.sealed_at.unix_seconds() } else { 0 };
+    shared.metrics.oldest_unstored.set(oldest as f64);
     shared.metrics.last_batch.set(shared.cx.clock.now().unix_seconds() as f64);
     let mut ready = Vec::new();
     {

@@ -60,9 +60,11 @@ impl LocalStore {
         disk::create_dirs(&*self.disk, parent, false)?;
         let tmp_dir = self.root.join(".tmp");
         disk::create_dirs(&*self.disk, &tmp_dir, false)?;
+        // For people who look at what a crash left: whose it was.
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tmp = loop {
             let n = self.counter.fetch_add(1, Ordering::Relaxed);
-            let tmp = tmp_dir.join(format!("{}-{n}", self.tag));
+            let tmp = tmp_dir.join(format!("{}-{n}-{name}", self.tag));
             match self.disk.open(&tmp, Open::Create) {
                 // A leftover of a crash: another number.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,

@@ -10,7 +10,8 @@ use waxseal_trail::name;
 use waxseal_trail::statement::{self, Batch};
 
 /// The markers between which it stands.
-pub const BEGIN: &str = "<!-- example begins: made by `cargo run -p waxseal-e2e --bin make-kit`, held by the tests -->\n";
+pub const BEGIN: &str =
+    "<!-- example begins: made by `cargo run -p waxseal-e2e --bin make-kit`, held by the tests -->\n";
 /// The end.
 pub const END: &str = "<!-- example ends -->";
 
