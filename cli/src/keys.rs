@@ -1,5 +1,7 @@
 //! `waxseal keys`
 
+#![allow(clippy::disallowed_methods)] // a person's own files, not evidence
+
 use crate::init::write_private;
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -59,10 +61,10 @@ impl Keys {
 
 impl Generate {
     fn run(self) -> anyhow::Result<ExitCode> {
-        if let Some(name) = &self.name {
-            if !is_name(&name.replace(['*', '?'], "x")) {
-                bail!("--name {name:?}: lower-case letters, digits, . and -, with * and ? for globs");
-            }
+        if let Some(name) = &self.name
+            && !is_name(&name.replace(['*', '?'], "x"))
+        {
+            bail!("--name {name:?}: lower-case letters, digits, . and -, with * and ? for globs");
         }
         std::fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
         let algorithm = if self.algorithm == "rsa" { Algorithm::Rsa } else { Algorithm::Ed25519 };

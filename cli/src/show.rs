@@ -45,10 +45,11 @@ impl Show {
         let mut found = 0;
         for key in keys {
             let writer = key.split('/').nth(1).unwrap_or_default();
-            if let Wanted::Sequence(w, _) = wanted {
-                if w != writer && name::split_writer(writer).is_none_or(|(n, _)| n != w) {
-                    continue;
-                }
+            if let Wanted::Sequence(w, _) = wanted
+                && w != writer
+                && name::split_writer(writer).is_none_or(|(n, _)| n != w)
+            {
+                continue;
             }
             let Some(bytes) = store.get(&key)? else { continue };
             let Ok(header) = Envelope::parse(&bytes)
@@ -77,10 +78,10 @@ fn look(
 ) -> anyhow::Result<u32> {
     let e = &h.events;
     let Some(object) = &h.object else { return Ok(0) };
-    if let Wanted::Sequence(_, n) = wanted {
-        if !(e.first_sequence..e.first_sequence + e.count).contains(n) {
-            return Ok(0);
-        }
+    if let Wanted::Sequence(_, n) = wanted
+        && !(e.first_sequence..e.first_sequence + e.count).contains(n)
+    {
+        return Ok(0);
     }
     let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
     let bytes = store.get(&key)?.ok_or_else(|| anyhow!("{key}: missing, and {header_key} names it"))?;

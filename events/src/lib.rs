@@ -45,7 +45,8 @@ pub const COLUMNS: [&str; 13] = [
 
 const BLOOM: [&str; 6] = ["event_id", "actor", "resource", "correlation_id", "session_id", "source_ip"];
 /// Columns in which nearly every value is another.
-const NO_DICTIONARY: [&str; 5] = ["record", "sequence", "timestamp", "event_id", "correlation_id"];
+const NO_DICTIONARY: [&str; 7] =
+    ["record", "sequence", "timestamp", "event_id", "resource", "correlation_id", "session_id"];
 
 /// Rows of a row group at most.
 const GROUP_ROWS: usize = 16_384;

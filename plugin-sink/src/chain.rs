@@ -9,6 +9,7 @@ use crate::known::{Fate, Known};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Columns, Events, Link, Template};
@@ -94,6 +95,42 @@ pub struct Chain {
     observed_at: Time,
     synced: u64,
     random: Random,
+    buffers: Arc<Buffers>,
+}
+
+/// Group buffers that come back when their records are sealed: fresh ones would be zeroed by the system each time.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    const KEEP: usize = 8;
+    const LARGEST: usize = 8 << 20;
+
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().ok().and_then(|mut b| b.pop()).unwrap_or_default()
+    }
+}
+
+/// A buffer on loan.
+struct Lent(Vec<u8>, Arc<Buffers>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        if let Ok(mut pool) = self.1.0.lock()
+            && pool.len() < Buffers::KEEP
+            && buffer.capacity() <= Buffers::LARGEST
+        {
+            buffer.clear();
+            pool.push(buffer);
+        }
+    }
 }
 
 struct Random {
@@ -186,6 +223,7 @@ impl Chain {
             observed_at: last_observed.max(sealed.sealed_at),
             synced: next,
             random: Random { pool: Vec::new(), at: 0 },
+            buffers: Arc::default(),
         })
     }
 
@@ -210,7 +248,7 @@ impl Chain {
         match self.spool.append(&group, next) {
             Ok(()) => {
                 self.synced = self.next;
-                let text = Bytes::from(group);
+                let text = Bytes::from_owner(Lent(group, self.buffers.clone()));
                 let sealables = records
                     .into_iter()
                     .map(|(at, len, mut r)| {
@@ -245,7 +283,7 @@ impl Chain {
         chunks: &[Chunk],
         keys: &mut Vec<[u8; 32]>,
     ) -> Result<(Vec<Receipt>, Vec<u8>, Vec<(usize, usize, Sealable)>), SinkError> {
-        let mut group = Group::default();
+        let mut group = Group::reusing(self.buffers.take());
         let total: usize = chunks.iter().map(|c| c.events.bytes() + 450 * c.events.len() + 256).sum();
         group.bytes.reserve(total + total / 8);
         let mut records = Vec::with_capacity(chunks.iter().map(|c| c.events.len()).sum());

@@ -510,6 +510,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods)] // no evidence
     fn the_file_is_held_to_its_members() {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("k.pem");

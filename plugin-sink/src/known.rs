@@ -85,10 +85,10 @@ impl Known {
     pub fn insert(&mut self, key: [u8; 32], fate: Fate) {
         if self.map.insert(key, fate).is_none() {
             self.order.push_back(key);
-            if self.order.len() > CAPACITY {
-                if let Some(oldest) = self.order.pop_front() {
-                    self.map.remove(&oldest);
-                }
+            if self.order.len() > CAPACITY
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.map.remove(&oldest);
             }
         }
     }

@@ -61,7 +61,12 @@ struct Shared {
     ready: AtomicBool,
     broken: AtomicBool,
     waiting: Mutex<Vec<Waiting>>,
+    /// Event buffers that have been chained, for the next requests.
+    buffers: Mutex<Vec<Events>>,
 }
+
+/// So many event buffers are kept.
+const BUFFERS: usize = 8;
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in one thread ends the pipeline; the others must still be able to stop.
@@ -110,6 +115,11 @@ impl Submitter {
         q.chunks.push_back((chunk, reply));
         drop(q);
         shared.queue_changed.notify_all();
+    }
+
+    /// An empty buffer to convert events into.
+    pub fn buffer(&self) -> Events {
+        lock(&self.0.buffers).pop().unwrap_or_default()
     }
 
     /// [`Submitter::submit`] and wait for the answer.
@@ -168,6 +178,7 @@ impl Pipeline {
             ready: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
+            buffers: Mutex::new(Vec::new()),
         });
         if let Some(t) = shared.cx.config.signing.oldest_key {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -557,6 +568,13 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                             let own = (0..c.events.len()).filter(|i| c.events.is_own(*i)).count() as u64;
                             metrics.received.inc_by(r.accepted - own);
                             metrics.unparsed.inc_by(r.unparsed);
+                        }
+                    }
+                    let mut buffers = lock(&shared.buffers);
+                    for mut c in chunks.into_iter().filter(|c| !c.events.is_empty()) {
+                        if buffers.len() < BUFFERS {
+                            c.events.clear();
+                            buffers.push(c.events);
                         }
                     }
                 }

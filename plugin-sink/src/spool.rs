@@ -125,6 +125,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// An empty group in an empty buffer that has its memory already.
+    pub fn reusing(bytes: Vec<u8>) -> Group {
+        Group { bytes, frame: 0, table: 0 }
+    }
+
     /// Begins a frame for `count` records.
     pub fn begin(&mut self, key: Option<&[u8; 32]>, first_sequence: u64, count: usize, filter_errors: u32) {
         self.frame = self.bytes.len();
@@ -554,10 +559,10 @@ impl Spool {
         header.extend_from_slice(writer);
         let capacity = SEGMENT_BYTES.min(self.max_bytes / 4).max(header.len() as u64 + need);
         // The present segment's unused rest is given back.
-        if let (Some(c), Some(s)) = (self.current.take(), self.segments.back_mut()) {
-            if c.file.set_len(c.offset).is_ok() {
-                s.bytes = c.offset;
-            }
+        if let (Some(c), Some(s)) = (self.current.take(), self.segments.back_mut())
+            && c.file.set_len(c.offset).is_ok()
+        {
+            s.bytes = c.offset;
         }
         if self.bytes() + capacity > self.max_bytes {
             return Err(AppendError::Full);
@@ -704,10 +709,9 @@ impl SpoolReader {
             };
             if let Some((VERSION, first, offset)) =
                 read_segment_header(&*file).map_err(fault(&path, "read it"))?
+                && first <= sequence
             {
-                if first <= sequence {
-                    return Ok((number, file, offset));
-                }
+                return Ok((number, file, offset));
             }
         }
         Err(SpoolError::Missing { path: self.dir.clone(), sequence })

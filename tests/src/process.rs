@@ -17,6 +17,17 @@ pub fn bin(name: &str) -> PathBuf {
     path
 }
 
+/// A binary beside the running one, for programs that are not tests.
+///
+/// # Panics
+/// If it is not built.
+pub fn bin_beside(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("a running program has a path");
+    let path = me.parent().map(|d| d.join(name)).unwrap_or_default();
+    assert!(path.exists(), "{} is not built: run cargo build --release --workspace first", path.display());
+    path
+}
+
 /// Runs `waxseal` with arguments.
 pub fn waxseal(args: &[&str]) -> Output {
     Command::new(bin("waxseal")).args(args).output().expect("waxseal runs")

@@ -144,10 +144,10 @@ impl Client<'_> {
                 }
             }
             // Every so often an acknowledged chunk is sent once more: also then it may be sealed only once.
-            if n % 17 == 3 {
-                if let Ok((200, answer)) = post(self.url, &[("idempotency-key", &key)], body.as_bytes()) {
-                    assert_eq!(answer["redelivered"], true, "{answer}");
-                }
+            if n % 17 == 3
+                && let Ok((200, answer)) = post(self.url, &[("idempotency-key", &key)], body.as_bytes())
+            {
+                assert_eq!(answer["redelivered"], true, "{answer}");
             }
             n += 1;
             self.acknowledged.fetch_add(1, Ordering::Relaxed);

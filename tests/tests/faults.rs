@@ -142,6 +142,7 @@ fn take(
     Ok(())
 }
 
+#[allow(clippy::needless_range_loop)] // the number names the chunk
 /// One life of the process: until everything is acknowledged and stored, or something fails.
 fn life(w: &World, acknowledged: &mut [bool], starting: bool, rewrite: bool) -> Result<(), SinkError> {
     let cx = &w.cx;

@@ -85,12 +85,15 @@ pub fn verify_chain(
     if named { Ok(()) } else { Err(CertificateFault::Name(name.to_owned())) }
 }
 
+/// Key, message, signature.
+type Verify = fn(&[u8], &[u8], &[u8]) -> Option<()>;
+
 /// A signature algorithm of certificates, in pure Rust.
 #[derive(Debug)]
 struct Algorithm {
     key: AlgorithmIdentifier,
     signature: AlgorithmIdentifier,
-    verify: fn(&[u8], &[u8], &[u8]) -> Option<()>,
+    verify: Verify,
 }
 
 impl SignatureVerificationAlgorithm for Algorithm {

@@ -6,6 +6,7 @@
 use crate::hash::{Hash, leaf_hash};
 use crate::json;
 use crate::keys::PublicKey;
+use crate::record::MAX_DEPTH;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +102,7 @@ impl Envelope {
         if envelope.to_bytes().as_deref() != Ok(bytes) {
             return Err(EnvelopeFault::Form);
         }
-        match json::canonicalize(&envelope.payload) {
+        match json::canonicalize_within(&envelope.payload, MAX_DEPTH) {
             Ok(again) if again == envelope.payload => Ok(envelope),
             _ => Err(EnvelopeFault::Payload),
         }

@@ -211,10 +211,18 @@ pub const MAX_PLAIN_DEPTH: usize = 1000;
 /// [`Fault`] says what is wrong and where: the grammar of RFC 8259, UTF-8, a lone surrogate, a repeated name,
 /// a number that no double holds, nesting beyond [`MAX_PLAIN_DEPTH`].
 pub fn canonicalize(text: &[u8]) -> Result<Vec<u8>, Fault> {
+    canonicalize_within(text, MAX_PLAIN_DEPTH)
+}
+
+/// [`canonicalize`] with a limit on nesting.
+///
+/// # Errors
+/// As [`canonicalize`].
+pub fn canonicalize_within(text: &[u8], depth: usize) -> Result<Vec<u8>, Fault> {
     let mut tape = Tape::default();
-    parse(text, Form::Plain, MAX_PLAIN_DEPTH, &mut tape)?;
+    parse(text, Form::Plain, depth, &mut tape)?;
     let mut out = Vec::with_capacity(text.len());
-    Writer::new(Form::Plain, MAX_PLAIN_DEPTH).value(Doc { input: text, tape: &tape }, 0, 1, &mut out)?;
+    Writer::new(Form::Plain, depth).value(Doc { input: text, tape: &tape }, 0, 1, &mut out)?;
     Ok(out)
 }
 

@@ -122,7 +122,9 @@ impl Reader<'_, '_> {
     fn string(&mut self, len: usize) -> Result<(), Fault> {
         let start = self.take(len)?;
         let bytes = &self.b[start..start + len];
-        let node = if core::str::from_utf8(bytes).is_ok() {
+        let node = if crate::tape::is_plain_ascii(self.b, start, len) {
+            Node::Str(Span::input(start, len, true))
+        } else if core::str::from_utf8(bytes).is_ok() {
             let clean = crate::tape::clean_prefix(bytes) == len;
             Node::Str(Span::input(start, len, clean))
         } else {

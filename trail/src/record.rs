@@ -63,6 +63,8 @@ pub struct Members {
     source_ip: Range,
     timestamp: Option<Time>,
     kind: EventKind,
+    /// A bit for each string column whose text may hold escapes.
+    escaped: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +84,14 @@ pub struct Events {
 }
 
 impl Events {
+    /// Forgets all events but keeps the memory, unless a monster left it too large.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(8 << 20);
+        self.list.clear();
+        self.unparsed = 0;
+    }
+
     /// How many events there are.
     pub fn len(&self) -> usize {
         self.list.len()
@@ -249,6 +259,9 @@ impl Converter {
                     let at = out.text.len();
                     self.writer.value(doc, value, 2, &mut out.text)?;
                     m.ranges[which as usize] = (at as u32, out.text.len() as u32);
+                    if COLUMN_OF[which as usize] < STRING_COLUMNS && !is_clean(doc, value) {
+                        m.escaped |= 1 << COLUMN_OF[which as usize];
+                    }
                 }
                 Place::Timestamp(t) => {
                     m.timestamp = Some(t);
@@ -348,6 +361,9 @@ impl Converter {
             self.writer.value(doc, *k as usize + 1, 3, o)?;
             if text(*k) == b"ip_address" && doc.string(*k as usize + 1).is_some() {
                 m.source_ip = (at, o.len() as u32);
+                if !is_clean(doc, *k as usize + 1) {
+                    m.escaped |= 1 << SOURCE_IP;
+                }
             }
         }
         if pending {
@@ -357,6 +373,11 @@ impl Converter {
         m.ranges[Member::Metadata as usize] = (start as u32, o.len() as u32);
         Ok(())
     }
+}
+
+/// Whether a value is a string that stands in JSON as it is.
+fn is_clean(doc: Doc<'_>, value: usize) -> bool {
+    matches!(doc.node(value), Node::Str(s) if s.is_clean())
 }
 
 enum Place {
@@ -450,6 +471,8 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Columns {
     ranges: [Range; STRING_COLUMNS],
+    /// A bit for each range that may hold escapes.
+    escaped: u16,
     /// The record's `timestamp`, microseconds since 1970 rounded towards the past.
     pub timestamp_micros: i64,
 }
@@ -457,6 +480,7 @@ pub struct Columns {
 /// `event_id`, `category`, `event_type`, `actor`, `resource`, `action`, `result`, `correlation_id`,
 /// `session_id`, `source_ip`: the string columns of an events object, in its order.
 pub const STRING_COLUMNS: usize = 10;
+const SOURCE_IP: usize = 9;
 
 /// For each of [`NAMES`], its column.
 const COLUMN_OF: [usize; 13] = [
@@ -483,11 +507,8 @@ impl Columns {
         if r.1 == 0 {
             return None;
         }
-        let raw = part(record, r);
-        Some(match memchr::memchr(b'\\', raw) {
-            None => Ok(r),
-            Some(_) => Err(unescape(raw)),
-        })
+        let escaped = self.escaped & (1 << i) != 0 && part(record, r).contains(&b'\\');
+        Some(if escaped { Err(unescape(part(record, r))) } else { Ok(r) })
     }
 }
 
@@ -514,6 +535,7 @@ impl Template {
 
     /// Appends the record of `events[i]` to `out`; `source` is canonical JSON. Returns its columns (relative
     /// to the record's start) and its timestamp.
+    #[allow(clippy::needless_range_loop)] // members are numbers into several tables
     pub fn assemble(
         &self,
         events: &Events,
@@ -527,6 +549,7 @@ impl Template {
         let mut columns = Columns::default();
         let timestamp = m.timestamp.unwrap_or(link.observed_at);
         columns.timestamp_micros = timestamp.unix_micros();
+        columns.escaped = m.escaped;
         out.push(b'{');
         for which in 0..=Member::Metadata as usize {
             let given = m.ranges[which];
@@ -536,7 +559,7 @@ impl Template {
                     let start = (out.len() - 1 - base) as u32 - (given.1 - given.0);
                     let inside = |at: u32| start + (at - given.0);
                     // Without the quotes.
-                    columns.ranges[9] = (inside(m.source_ip.0) + 1, inside(m.source_ip.1) - 1);
+                    columns.ranges[SOURCE_IP] = (inside(m.source_ip.0) + 1, inside(m.source_ip.1) - 1);
                 }
             } else if which == Member::EventId as usize {
                 put(NAMES[which], &uuid_v7(link.observed_at, link.id_bits), which, base, &mut columns, out);
@@ -818,6 +841,9 @@ fn columns_of(record: &[u8], doc: Doc<'_>) -> Columns {
     let mut set = |i: usize, key: usize| {
         if let Some(text) = doc.string(key + 1) {
             c.ranges[i] = locate(record, doc, key, text);
+            if !is_clean(doc, key + 1) {
+                c.escaped |= 1 << i;
+            }
         }
     };
     for key in doc.keys(0) {
@@ -828,7 +854,7 @@ fn columns_of(record: &[u8], doc: Doc<'_>) -> Columns {
             } else if which == Member::Metadata as usize {
                 for inner in doc.keys(key + 1) {
                     if doc.string(inner) == Some(b"ip_address") {
-                        set(9, inner);
+                        set(SOURCE_IP, inner);
                     }
                 }
             }

@@ -59,6 +59,11 @@ const SCRATCH: u32 = 1 << 31;
 const CLEAN: u32 = 1 << 30;
 
 impl Span {
+    /// Whether it is known to need no escape.
+    pub(crate) fn is_clean(self) -> bool {
+        self.len & CLEAN != 0
+    }
+
     pub(crate) fn input(start: usize, len: usize, clean: bool) -> Span {
         Span { start: start as u32, len: len as u32 | if clean { CLEAN } else { 0 } }
     }
@@ -391,27 +396,58 @@ pub(crate) fn base64url(data: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Whether some byte of eight needs a JSON escape: below 0x20, `"` or `\`.
-pub(crate) fn needs_escape(word: u64) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// The high bit of each byte that needs a JSON escape (below 0x20, `"` or `\`); exact up to the lowest such byte.
+fn escape_mask(word: u64) -> u64 {
     let zero = |v: u64| v.wrapping_sub(ONES) & !v & HIGH;
     let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-    (control | zero(word ^ (ONES * u64::from(b'"'))) | zero(word ^ (ONES * u64::from(b'\\')))) != 0
+    control | zero(word ^ (ONES * u64::from(b'"'))) | zero(word ^ (ONES * u64::from(b'\\')))
+}
+
+fn word(text: &[u8], at: usize) -> Option<u64> {
+    let chunk = text.get(at..at + 8)?;
+    let mut word = [0; 8];
+    word.copy_from_slice(chunk);
+    Some(u64::from_le_bytes(word))
 }
 
 /// How many leading bytes need no escape.
 pub(crate) fn clean_prefix(text: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(chunk) = text.get(at..at + 8) {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        if needs_escape(u64::from_le_bytes(word)) {
-            break;
+    while let Some(w) = word(text, at) {
+        let mask = escape_mask(w);
+        if mask != 0 {
+            return at + (mask.trailing_zeros() / 8) as usize;
         }
         at += 8;
     }
     at + text[at..].iter().take_while(|c| **c >= 0x20 && **c != b'"' && **c != b'\\').count()
+}
+
+/// Whether all of `text`, which lies at `from..from + len` of `whole`, is ASCII that needs no escape. May look
+/// beyond it, within `whole`, so that short strings need one step and not eight.
+pub(crate) fn is_plain_ascii(whole: &[u8], from: usize, len: usize) -> bool {
+    let mut at = 0;
+    while at < len {
+        let rest = len - at;
+        let Some(mut w) = word(whole, from + at) else {
+            return whole[from + at..from + len]
+                .iter()
+                .all(|c| (0x20..0x80).contains(c) && *c != b'"' && *c != b'\\');
+        };
+        if rest < 8 {
+            // Bytes beyond the string count as spaces.
+            let keep = (1u64 << (8 * rest)) - 1;
+            w = w & keep | (ONES * 0x20) & !keep;
+        }
+        if escape_mask(w) | w & HIGH != 0 {
+            return false;
+        }
+        at += 8;
+    }
+    true
 }
 
 /// A JSON string of UTF-8 `text`, escaped as RFC 8785 section 3.2.2.2 has it.

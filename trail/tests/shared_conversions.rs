@@ -1,5 +1,7 @@
 //! The conversions of the shared conformance kit, where it lies beside the project.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::io::Read as _;
 use waxseal_trail::record::{Converter, Events};
 

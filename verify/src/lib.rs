@@ -183,14 +183,16 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
             report.lock = Some(LockInfo { mode: t.lock, min_retention: t.min_retention });
         }
         report.trail.id = Some(session.trail_id);
-        if let Anchor::File(trust) = &options.anchor {
-            if trust.log.is_some() || !trust.unchecked.is_empty() {
-                let what = if trust.log.is_some() { "log" } else { trust.unchecked[0] };
-                session.find(Finding::new(
-                    Verdict::Unreadable,
-                    format!("the trust file names {what}, and this version does not check it; use a release that does"),
-                ));
-            }
+        if let Anchor::File(trust) = &options.anchor
+            && (trust.log.is_some() || !trust.unchecked.is_empty())
+        {
+            let what = if trust.log.is_some() { "log" } else { trust.unchecked[0] };
+            session.find(Finding::new(
+                Verdict::Unreadable,
+                format!(
+                    "the trust file names {what}, and this version does not check it; use a release that does"
+                ),
+            ));
         }
         match inventory(&mut session) {
             Ok(inventory) => check_all(&session, &inventory, &mut report.stats, progress),

@@ -254,7 +254,8 @@ fn key_statements(
             let new: Vec<WriterKey> =
                 serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
             let new = public_keys(&new).map_err(Bad::Invalid)?;
-            let signers: Vec<&PublicKey> = old.keys.iter().chain(&new).collect();
+            let fresh = new.iter().filter(|k| !old.keys.contains(k));
+            let signers: Vec<&PublicKey> = old.keys.iter().chain(fresh).collect();
             envelope.verify(&signers).map_err(|e| invalid(&e))?;
             Ok((payload::<Keys>(&envelope)?, new, envelope.statement_hash()))
         })();

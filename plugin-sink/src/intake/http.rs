@@ -3,6 +3,8 @@
 //! 200 means durable. A broken line among good ones is sealed as `unparsed`, since shippers drop a batch
 //! that gets a 400; 400 is only for a body that cannot be split into events at all.
 
+#![allow(clippy::result_large_err)] // an answer is an answer, good or bad; one a request
+
 use crate::chain::{Chunk, Refusal};
 use crate::config::Http;
 use crate::pipeline::Submitter;
@@ -20,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
-use waxseal_trail::record::{Converter, Events};
+use waxseal_trail::record::Converter;
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
@@ -301,7 +303,7 @@ fn take(
 ) -> Result<Answer, Answer> {
     let plain = decompress(body, encoding, max)?;
     let text: &[u8] = plain.as_deref().unwrap_or(body);
-    let mut events = Events::default();
+    let mut events = state.submitter.buffer();
     let mut converter = Converter::default();
     let array = match shape {
         Shape::Lines => false,

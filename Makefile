@@ -1,0 +1,43 @@
+# The commands that people and CI run. Build products go to the user's cache, so that clones share them.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
+CARGO ?= cargo
+
+.PHONY: all build release demo test lint fmt bench kit deny
+
+all: build
+
+build:
+	$(CARGO) build --locked
+
+release:
+	$(CARGO) build --locked --release
+
+# A real log, sealed, verified, tampered with, and caught. PROFILE=debug is quicker to build.
+PROFILE ?= release
+demo:
+	@if [ "$(PROFILE)" = debug ]; then $(CARGO) build --locked; else $(CARGO) build --locked --release; fi
+	@bash scripts/demo.sh "$(CARGO_TARGET_DIR)/$(PROFILE)"
+
+# Everything: unit, property, end-to-end and crash tests, and the second verifier.
+test:
+	@bash scripts/test.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+# Ratios beside sha256sum and zstd in the same run; needs zstd on the PATH.
+bench:
+	$(CARGO) build --locked --release --workspace
+	"$(CARGO_TARGET_DIR)/release/bench" $(BENCH)
+
+# Makes conformance/ and the example of docs/format.md anew.
+kit:
+	$(CARGO) run --locked -p waxseal-e2e --bin make-kit -- conformance
+
+# Licences, bans and sources; needs cargo-deny. Advisories need a database: cargo deny check advisories.
+deny:
+	$(CARGO) deny check licenses bans sources
