@@ -8,8 +8,8 @@
 use crate::chain::{Chunk, Refusal};
 use crate::config::Http;
 use crate::pipeline::Submitter;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -234,7 +234,12 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
         )
     };
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let waits = headers.contains_key(header::EXPECT);
     if declared.is_some_and(|n| n > max) {
+        // Who waits for `100 Continue` has sent nothing; others read no answer before they have sent it all.
+        if !waits {
+            let _ = tokio::time::timeout(PATIENCE, discard(request.into_body(), max.saturating_mul(8))).await;
+        }
         return Err(too_large());
     }
     // Room for the body, for what it decompresses to, and for what that is converted to.
@@ -247,10 +252,9 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     let Ok(Ok(permit)) = acquired else {
         return Err(later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", "too many bodies at once"));
     };
-    let body = Limited::new(request.into_body(), max);
-    let collected = match tokio::time::timeout(PATIENCE * 4, body.collect()).await {
-        Ok(Ok(c)) => c.to_bytes(),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => return Err(too_large()),
+    let collected = match tokio::time::timeout(PATIENCE * 4, collect(request.into_body(), max)).await {
+        Ok(Ok(Some(body))) => body,
+        Ok(Ok(None)) => return Err(too_large()),
         Ok(Err(e)) => return Err(refuse(StatusCode::BAD_REQUEST, "body", e)),
         Err(_) => {
             return Err(refuse(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"));
@@ -266,6 +270,32 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     done.unwrap_or_else(|_| {
         Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", "this request failed inside the sink"))
     })
+}
+
+/// The body; `None` if it is larger than `max` (then some more of it is read, so that the client sees the answer).
+async fn collect(mut body: Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let mut out = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if out.len() + data.len() > max {
+                discard(body, max.saturating_mul(8)).await;
+                return Ok(None);
+            }
+            out.extend_from_slice(&data);
+        }
+    }
+    Ok(Some(out.freeze()))
+}
+
+/// Reads past a body, up to `most` bytes.
+async fn discard(mut body: Incoming, most: usize) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > most {
+            break;
+        }
+    }
 }
 
 fn shape(headers: &HeaderMap) -> Result<Shape, Answer> {

@@ -1,0 +1,298 @@
+//! What comes in over HTTP, good and bad: each ends as a sealed record or a clear refusal, and the trail verifies.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+use waxseal_e2e::process::{Site, post, waxseal};
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    e.write_all(data).unwrap();
+    e.finish().unwrap()
+}
+
+#[test]
+fn shapes_and_encodings() {
+    let site = Site::new("");
+    let sink = site.start();
+    let url = site.url();
+    let lines = b"{\"a\":1}\n\n{\"a\":2}\r\nbroken\n";
+    let ok = |headers: &[(&str, &str)], body: &[u8], accepted: u64, unparsed: u64| {
+        let (status, answer) = post(&url, headers, body).unwrap();
+        assert_eq!(
+            (status, &answer["accepted"], &answer["unparsed"]),
+            (200, &accepted.into(), &unparsed.into()),
+            "{answer}"
+        );
+    };
+    ok(&[], lines, 3, 1);
+    ok(&[("content-type", "application/x-ndjson")], lines, 3, 1);
+    ok(&[("content-type", "application/json")], b"[{\"a\":1},2,{\"b\":tru}]", 3, 2);
+    ok(&[], b" [ ] ", 0, 0);
+    ok(&[], b"", 0, 0);
+    // As lines even if the first byte looks like an array.
+    ok(&[("content-type", "application/x-ndjson")], b"[1]\n{\"a\":1}\n", 2, 1);
+    ok(&[("content-encoding", "gzip")], &gzip(lines), 3, 1);
+    ok(&[("content-encoding", "zstd")], &zstd::stream::encode_all(&lines[..], 1).unwrap(), 3, 1);
+    let refused = |headers: &[(&str, &str)], body: &[u8], status: u16| {
+        let (got, answer) = post(&url, headers, body).unwrap();
+        assert_eq!(got, status, "{answer}");
+        assert!(answer["error"].is_string() && answer["detail"].is_string(), "{answer}");
+    };
+    refused(&[], b"[{\"a\":1},", 400);
+    refused(&[], b"[\"", 400);
+    refused(&[("content-encoding", "gzip")], b"no gzip", 400);
+    refused(&[("content-encoding", "br")], b"x", 415);
+    refused(&[("content-type", "image/png")], b"x", 415);
+    // A bomb: 300 MB of spaces in a few hundred kilobytes.
+    refused(&[("content-encoding", "gzip")], &gzip(&vec![b' '; 300 << 20]), 413);
+    // A line of 64 MiB.
+    refused(&[], &vec![b'x'; 64 << 20], 413);
+    let (status, answer) = post(&url.replace("/v1/events", "/v1/other"), &[], b"{}").unwrap();
+    assert_eq!((status, answer["error"].as_str()), (404, Some("not_found")));
+    let peak = peak_mib(sink.child.id());
+    println!("peak RSS {peak} MiB");
+    assert!(peak < 192, "{peak} MiB");
+    sink.stop();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+}
+
+fn peak_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn awkward_input_is_sealed_whole() {
+    let site = Site::new("");
+    let sink = site.start();
+    let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+    let inputs: Vec<(Vec<u8>, &str)> = vec![
+        (b"\xff\xfe\x00broken".to_vec(), "unparsed"),
+        (b"{\"nul\":\"\\u0000\"}".to_vec(), "log"),
+        (b"{\"raw nul\":\"\0\"}".to_vec(), "unparsed"),
+        (br#"{"lone":"\ud800"}"#.to_vec(), "unparsed"),
+        (br#"{"n":[1e400,-0.0,18446744073709551615]}"#.to_vec(), "log"),
+        (format!("{{\"deep\":{deep}}}").into_bytes(), "unparsed"),
+        (b" ".to_vec(), "unparsed"),
+        (b"{}".to_vec(), "log"),
+        (br#"{"a":1,"a":2}"#.to_vec(), "log"),
+        (br#"{"$number":"1","writer":"me","metadata":{"$map":[]}}"#.to_vec(), "log"),
+        (br#"{"timestamp":"1969-12-31T23:59:59Z"}"#.to_vec(), "log"),
+        (br#"{"timestamp":"10000-01-01T00:00:00Z"}"#.to_vec(), "log"),
+        (format!("{{\"big\":\"{}\"}}", "x".repeat(2 << 20)).into_bytes(), "unparsed"),
+        (br#"{"category":"trail","event_type":"unparsed"}"#.to_vec(), "log"),
+    ];
+    for (input, _) in &inputs {
+        let (status, answer) = post(&site.url(), &[("content-type", "application/x-ndjson")], input).unwrap();
+        assert_eq!((status, &answer["accepted"]), (200, &1.into()), "{answer}");
+    }
+    sink.stop();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+    let trail = site.path("trail").display().to_string();
+    for (i, (input, kind)) in inputs.iter().enumerate() {
+        // Sequence 0 says that the writer has started.
+        let out = waxseal(&["show", &trail, &format!("node-1:{}", i + 1)]);
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(
+            out.status.success() && text.contains(&format!("\"event_type\": \"{kind}\"")),
+            "{}: {text}",
+            String::from_utf8_lossy(&input[..input.len().min(60)])
+        );
+        assert!(text.contains("the record is under the root"), "{text}");
+    }
+}
+
+#[test]
+fn who_may_post() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).display().to_string();
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, ca_key);
+    let issue = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        std::fs::write(path(&format!("{name}.crt")), cert.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    issue("server");
+    issue("client");
+    std::fs::write(path("ca.crt"), ca.pem()).unwrap();
+    let curl = |args: &[&str]| {
+        let out = std::process::Command::new("curl")
+            .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20"])
+            .args(args)
+            .output();
+        out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).ok()
+    };
+    if curl(&["--version"]).is_none() {
+        println!("no curl here: TLS was not tried");
+        return;
+    }
+    let mut site = Site::new("");
+    let yaml = std::fs::read_to_string(site.path("sink.yaml")).unwrap();
+    let http = format!("http: {{listen: \"127.0.0.1:{}\"", site.port);
+    let with = |site: &mut Site, more: &str| {
+        std::fs::write(site.path("sink.yaml"), yaml.replace(&http, &format!("{http}, {more}"))).unwrap();
+    };
+    // A token.
+    with(&mut site, "token: 0123456789abcdef");
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{}").unwrap().0, 401);
+    assert_eq!(post(&site.url(), &[("authorization", "Bearer 0123456789abcdeX")], b"{}").unwrap().0, 401);
+    assert_eq!(post(&site.url(), &[("authorization", "bearer 0123456789abcdef")], b"{}").unwrap().0, 200);
+    sink.stop();
+    // TLS.
+    let tls = format!("tls: {{certificate: {}, key: {}", path("server.crt"), path("server.key"));
+    with(&mut site, &format!("{tls}}}"));
+    let sink = site.start();
+    let url = format!("https://localhost:{}/v1/events", site.port);
+    assert_eq!(curl(&["--cacert", &path("ca.crt"), "-d", "{}", &url]).unwrap(), "200");
+    sink.stop();
+    // Client certificates.
+    with(&mut site, &format!("{tls}, client_ca: {}}}", path("ca.crt")));
+    let sink = site.start();
+    assert_eq!(curl(&["--cacert", &path("ca.crt"), "-d", "{}", &url]).unwrap(), "000");
+    let client = [&path("client.crt")[..], &path("client.key")[..]];
+    assert_eq!(
+        curl(&["--cacert", &path("ca.crt"), "--cert", client[0], "--key", client[1], "-d", "{}", &url])
+            .unwrap(),
+        "200"
+    );
+    sink.stop();
+    assert_eq!(site.verify(&[]).0, 0);
+}
+
+#[test]
+fn two_sinks_do_not_share_a_state_directory() {
+    let site = Site::new("");
+    let sink = site.start();
+    let out = std::process::Command::new(waxseal_e2e::process::bin("waxseal-sink"))
+        .arg("--config")
+        .arg(site.path("sink.yaml"))
+        .output()
+        .unwrap();
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("in use by another sink"));
+    sink.stop();
+}
+
+#[test]
+fn heartbeats_stops_and_retirement() {
+    let site = Site::new("heartbeat: 1s\n");
+    let sink = site.start();
+    let headers = || {
+        std::fs::read_dir(site.path("trail/batches"))
+            .ok()
+            .and_then(|mut d| d.next())
+            .map_or(0, |w| std::fs::read_dir(w.unwrap().path()).unwrap().count())
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while headers() < 3 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(headers() >= 3, "no heartbeats");
+    sink.stop();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+    assert!(report["findings"].as_array().unwrap().iter().any(|f| f["verdict"] == "STOPPED"));
+    // Retired: nothing is expected of it any more, and the next start is another epoch that names it.
+    let out = std::process::Command::new(waxseal_e2e::process::bin("waxseal-sink"))
+        .arg("--retire")
+        .arg("--config")
+        .arg(site.path("sink.yaml"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (exit, report) = site.verify(&["--as-of", "2200-01-01T00:00:00Z"]);
+    assert_eq!(exit, 0, "{report:#}");
+    site.start().stop();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+    assert_eq!(std::fs::read_dir(site.path("trail/writers")).unwrap().count(), 2);
+}
+
+/// A store that is away fills the spool, and drains by itself.
+#[test]
+fn acknowledged_when_stored() {
+    let site = Site::new("acknowledge: stored\nbatch: {max_age: 1h}\nheartbeat: 1h\n");
+    let sink = site.start();
+    let (status, answer) = post(&site.url(), &[], b"{\"a\":1}").unwrap();
+    assert_eq!((status, &answer["accepted"]), (200, &1.into()));
+    // It is in the store although no batch was full or old.
+    assert!(site.path("trail/events").exists());
+    sink.kill();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+    assert_eq!(report["stats"]["records"], 2);
+}
+
+/// A state directory that is lost, restored, or copied: a new epoch, nothing lost, and the verdict names it.
+#[test]
+fn another_sink_under_this_identity() {
+    let site = Site::new("batch: {max_age: 100ms}\n");
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":1}").unwrap().0, 200);
+    sink.stop();
+    let copy = site.path("copy");
+    waxseal_e2e::kit::copy_dir(&site.path("state"), &copy).unwrap();
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":2}").unwrap().0, 200);
+    sink.stop();
+    // The snapshot comes back.
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    std::fs::rename(&copy, site.path("state")).unwrap();
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":3}").unwrap().0, 200);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::fs::read_dir(site.path("trail/writers")).unwrap().count() < 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(post(&site.url(), &[], b"{\"n\":4}").unwrap().0, 200);
+    let log = sink.stop();
+    assert!(log.contains("is not ours"), "{log}");
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 1, "{report:#}");
+    assert_eq!(report["verdict"], "ABANDONED", "{report:#}");
+    // The events object of the batch whose header's place was taken is named by nothing.
+    let foreign: Vec<&str> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["verdict"] == "FOREIGN")
+        .filter_map(|f| f["object"].as_str())
+        .collect();
+    let mut seen = Vec::new();
+    let store = waxseal_store::LocalStore::new(
+        std::sync::Arc::new(waxseal_store::disk::RealDisk),
+        site.path("trail"),
+        "t",
+    );
+    waxseal_store::list_all(&store, "events/", &mut |k| {
+        if foreign.contains(&k.as_str()) {
+            return;
+        }
+        let object = waxseal_store::Store::get(&store, &k).unwrap().unwrap();
+        let reader = waxseal_events::Reader::new(object.into()).unwrap();
+        reader
+            .read::<waxseal_events::EventsError>(|rows| {
+                seen.extend(rows.records.iter().filter_map(|r| {
+                    serde_json::from_slice::<serde_json::Value>(r.data()).unwrap()["metadata"]["n"].as_u64()
+                }));
+                Ok(())
+            })
+            .unwrap();
+    })
+    .unwrap();
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4]);
+}
