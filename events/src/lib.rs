@@ -145,8 +145,41 @@ pub struct Writer {
     records: Vec<ByteArray>,
     sequences: Vec<i64>,
     timestamps: Vec<i64>,
-    strings: [(Vec<ByteArray>, Vec<i16>); STRING_COLUMNS],
+    strings: [Strings; STRING_COLUMNS],
     bytes: usize,
+}
+
+/// The values of a string column, side by side: a column is gone through on its own, and values that lie in records
+/// a kilobyte apart would each be fetched from far away.
+#[derive(Default)]
+struct Strings {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    levels: Vec<i16>,
+}
+
+impl Strings {
+    fn push(&mut self, value: Option<&[u8]>) {
+        self.levels.push(i16::from(value.is_some()));
+        if let Some(v) = value {
+            self.text.extend_from_slice(v);
+            self.ends.push(self.text.len());
+        }
+    }
+
+    fn values(&mut self) -> Vec<ByteArray> {
+        let capacity = self.text.capacity();
+        let text = Bytes::from(std::mem::replace(&mut self.text, Vec::with_capacity(capacity)));
+        let mut from = 0;
+        self.ends
+            .drain(..)
+            .map(|to| {
+                let value = ByteArray::from(text.slice(from..to));
+                from = to;
+                value
+            })
+            .collect()
+    }
 }
 
 impl Writer {
@@ -171,16 +204,11 @@ impl Writer {
     /// # Errors
     /// As the Parquet library.
     pub fn push(&mut self, record: Bytes, sequence: u64, columns: &Columns) -> Result<(), EventsError> {
-        for (i, (values, levels)) in self.strings.iter_mut().enumerate() {
+        for (i, column) in self.strings.iter_mut().enumerate() {
             match columns.get(&record, i) {
-                None => levels.push(0),
-                Some(value) => {
-                    levels.push(1);
-                    values.push(match value {
-                        Ok((from, to)) => ByteArray::from(record.slice(from as usize..to as usize)),
-                        Err(rewritten) => ByteArray::from(rewritten),
-                    });
-                }
+                None => column.push(None),
+                Some(Ok((from, to))) => column.push(Some(&record[from as usize..to as usize])),
+                Some(Err(rewritten)) => column.push(Some(&rewritten)),
             }
         }
         self.bytes += record.len();
@@ -212,8 +240,8 @@ impl Writer {
                     w.write_batch(&self.timestamps, Some(&present), None)?;
                 }
                 (_, ColumnWriter::ByteArrayColumnWriter(w)) => {
-                    let (values, levels) = &self.strings[at - 3];
-                    w.write_batch(values, Some(levels), None)?;
+                    let column = &mut self.strings[at - 3];
+                    w.write_batch(&column.values(), Some(&column.levels), None)?;
                 }
                 _ => return Err(EventsError::Schema(COLUMNS[at].to_owned())),
             }
@@ -224,10 +252,7 @@ impl Writer {
         self.records.clear();
         self.sequences.clear();
         self.timestamps.clear();
-        for (values, levels) in &mut self.strings {
-            values.clear();
-            levels.clear();
-        }
+        self.strings.iter_mut().for_each(|c| c.levels.clear());
         self.bytes = 0;
         Ok(())
     }

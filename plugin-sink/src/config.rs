@@ -491,6 +491,11 @@ fn load_signing(raw: &[RawSigning]) -> Result<Signing, String> {
                     .map_err(|e| format!("signing[{i}].certificate: {}: {e}", c.0))?
             }
         };
+        if let Some(leaf) = chain.first() {
+            // A pair that does not belong together would be found out by an auditor, years on.
+            waxseal_trail::certificate::check_leaf(leaf, key.public())
+                .map_err(|e| format!("signing[{i}].certificate: {e} than signing[{i}].key"))?;
+        }
         out.signers.push(Arc::new(key));
         out.certificates.push(chain);
     }

@@ -56,6 +56,20 @@ impl webpki::ExtendedKeyUsageValidator for AnyUsage {
     }
 }
 
+/// Whether a leaf certificate (DER) is for `key`.
+///
+/// # Errors
+/// [`CertificateFault::Form`] or [`CertificateFault::OtherKey`].
+pub fn check_leaf(leaf: &[u8], key: &PublicKey) -> Result<(), CertificateFault> {
+    let der = CertificateDer::from(leaf);
+    let leaf = webpki::EndEntityCert::try_from(&der).map_err(|_| CertificateFault::Form)?;
+    if leaf.subject_public_key_info().as_ref() == key.spki() {
+        Ok(())
+    } else {
+        Err(CertificateFault::OtherKey)
+    }
+}
+
 /// Whether `chain` (DER, leaf first) certifies `key` for the writer `name` under `root` at the time `at`.
 ///
 /// # Errors
@@ -71,9 +85,7 @@ pub fn verify_chain(
     let ders: Vec<CertificateDer<'_>> = chain.iter().map(|c| CertificateDer::from(c.as_slice())).collect();
     let leaf = webpki::EndEntityCert::try_from(ders.first().ok_or(CertificateFault::Form)?)
         .map_err(|_| CertificateFault::Form)?;
-    if leaf.subject_public_key_info().as_ref() != key.spki() {
-        return Err(CertificateFault::OtherKey);
-    }
+    check_leaf(&chain[0], key)?;
     let root = CertificateDer::from(root);
     let anchor = webpki::anchor_from_trusted_cert(&root).map_err(|_| CertificateFault::Form)?;
     let seconds = u64::try_from(at.unix_seconds()).unwrap_or(0);

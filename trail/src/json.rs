@@ -1,6 +1,8 @@
 //! JSON texts: a strict RFC 8259 parser onto the tape, and RFC 8785 canonical form.
 
-use crate::tape::{Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node};
+use crate::tape::{
+    Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node, quote, utf16_cmp,
+};
 
 /// Parses one JSON text (whitespace around it allowed) onto `tape`.
 pub(crate) fn parse(input: &[u8], form: Form, limit: usize, tape: &mut Tape) -> Result<(), Fault> {
@@ -9,11 +11,39 @@ pub(crate) fn parse(input: &[u8], form: Form, limit: usize, tape: &mut Tape) -> 
         return Err(Fault::TooLarge);
     }
     let text = core::str::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))?;
-    let mut p = Parser { text, b: input, at: 0, form, limit, tape };
+    let mut p = Parser { text, b: input, at: 0, form, limit, tape, exact: true };
     p.space();
     p.value(1)?;
     p.space();
     if p.at == input.len() { Ok(()) } else { Err(Fault::Syntax(p.at)) }
+}
+
+/// Parses one JSON text onto `tape` and says whether it is its own canonical form: what [`canonicalize`] would
+/// write, without writing it.
+pub(crate) fn parse_canonical(input: &[u8], limit: usize, tape: &mut Tape) -> Result<bool, Fault> {
+    tape.clear();
+    let text = core::str::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))?;
+    let mut p = Parser { text, b: input, at: 0, form: Form::Plain, limit, tape, exact: true };
+    p.space();
+    p.value(1)?;
+    p.space();
+    if p.at != input.len() {
+        return Err(Fault::Syntax(p.at));
+    }
+    let exact = p.exact;
+    let doc = Doc { input, tape };
+    let mut sorted = true;
+    for i in 0..tape.nodes.len() {
+        if matches!(doc.node(i), Node::Map { .. }) {
+            let mut last: Option<&[u8]> = None;
+            for key in doc.keys(i) {
+                let name = doc.string(key).unwrap_or_default();
+                sorted &= last.is_none_or(|l| utf16_cmp(l, name).is_lt());
+                last = Some(name);
+            }
+        }
+    }
+    Ok(exact && sorted)
 }
 
 struct Parser<'i, 't> {
@@ -23,6 +53,8 @@ struct Parser<'i, 't> {
     form: Form,
     limit: usize,
     tape: &'t mut Tape,
+    /// So far white space, numbers and escapes are those of the canonical form.
+    exact: bool,
 }
 
 impl Parser<'_, '_> {
@@ -37,6 +69,7 @@ impl Parser<'_, '_> {
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
+            self.exact = false;
         }
     }
 
@@ -129,6 +162,11 @@ impl Parser<'_, '_> {
         }
         let text = &self.text[start..self.at];
         let node = number_node(text, Span::input(start, text.len(), true), self.form)?;
+        if let Node::Double(x) = node {
+            // A plain integer of few digits is written as it stands.
+            let plain = text.len() < 16 && text.bytes().all(|c| c.is_ascii_digit());
+            self.exact &= plain || ryu_js::Buffer::new().format(x) == text;
+        }
         self.tape.push(node)
     }
 
@@ -153,6 +191,11 @@ impl Parser<'_, '_> {
         }
         self.at += 1;
         let span = self.tape.scratch_from(from);
+        if self.form == Form::Plain && self.exact {
+            let mut again = Vec::with_capacity(self.at - start + 2);
+            quote(&self.tape.scratch[from..], &mut again);
+            self.exact = again == self.b[start - 1..self.at];
+        }
         self.tape.push(Node::Str(span))
     }
 
@@ -224,6 +267,14 @@ pub fn canonicalize_within(text: &[u8], depth: usize) -> Result<Vec<u8>, Fault> 
     let mut out = Vec::with_capacity(text.len());
     Writer::new(Form::Plain, depth).value(Doc { input: text, tape: &tape }, 0, 1, &mut out)?;
     Ok(out)
+}
+
+/// Whether a text is its own canonical form, as records must be. Never writes it.
+///
+/// # Errors
+/// As [`canonicalize`], but for [`Fault::DuplicateKey`]: such a text is not canonical.
+pub fn is_canonical(text: &[u8]) -> Result<bool, Fault> {
+    parse_canonical(text, MAX_PLAIN_DEPTH, &mut Tape::default())
 }
 
 /// The canonical form of a serialisable value: the only way from a structure to bytes that are hashed.

@@ -712,16 +712,9 @@ pub enum Malformed {
 }
 
 /// Reads records back. Keeps its memory from record to record.
+#[derive(Default)]
 pub struct Checker {
     tape: Tape,
-    writer: Writer,
-    out: Vec<u8>,
-}
-
-impl Default for Checker {
-    fn default() -> Self {
-        Checker { tape: Tape::default(), writer: Writer::new(Form::Plain, MAX_DEPTH), out: Vec::new() }
-    }
 }
 
 const REQUIRED: [&str; 10] = [
@@ -746,13 +739,10 @@ impl Checker {
         if record.len() > MAX_RECORD {
             return Err(Malformed::Size(record.len()));
         }
-        json::parse(record, Form::Plain, MAX_DEPTH, &mut self.tape)?;
-        let doc = Doc { input: record, tape: &self.tape };
-        self.out.clear();
-        self.writer.value(doc, 0, 1, &mut self.out)?;
-        if self.out != record {
+        if !json::parse_canonical(record, MAX_DEPTH, &mut self.tape)? {
             return Err(Malformed::NotCanonical);
         }
+        let doc = Doc { input: record, tape: &self.tape };
         if !matches!(doc.node(0), Node::Map { .. }) {
             return Err(Malformed::Json(Fault::NotAnObject));
         }

@@ -486,6 +486,10 @@ pub(crate) fn number_node(text: &str, span: Span, form: Form) -> Result<Node, Fa
             number::Class::Text => Node::Number(span),
         }),
         Form::Plain => {
+            if text.len() < 16 && text.bytes().all(|c| c.is_ascii_digit()) {
+                let n = text.bytes().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
+                return Ok(Node::Double(n as f64));
+            }
             let x: f64 = text.parse().map_err(|_| Fault::NumberRange)?;
             if x.is_finite() { Ok(Node::Double(x)) } else { Err(Fault::NumberRange) }
         }

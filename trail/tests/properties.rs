@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use waxseal_trail::hash::Hash;
-use waxseal_trail::json::{canonicalize, split_array};
+use waxseal_trail::json::{canonicalize, is_canonical, split_array};
 use waxseal_trail::record::{Checker, Converter, Events, Link, Template};
 use waxseal_trail::time::Time;
 
@@ -103,6 +103,22 @@ proptest! {
         // The same value, whatever the white space.
         let pretty = serde_json::to_string_pretty(&v).unwrap();
         prop_assert_eq!(canonicalize(pretty.as_bytes()).unwrap(), once);
+    }
+
+    #[test]
+    fn what_is_canonical_is_known_without_writing_it(v in value(KEYS), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let once = canonicalize(v.to_string().as_bytes()).unwrap();
+        prop_assert!(is_canonical(&once).unwrap());
+        // One byte different: the two ways of asking agree.
+        let mut other = once;
+        let i = at.index(other.len());
+        other[i] = byte;
+        if let Ok(asked) = is_canonical(&other) {
+            prop_assert_eq!(asked, canonicalize(&other).is_ok_and(|c| c == other), "{}", String::from_utf8_lossy(&other));
+        }
+        for text in ["1e2", "1.0", "-0", "100", "0.10", "{\"b\":1,\"a\":2}", "{\"a\":1,\"a\":2}", "\"\\u0041\"", "\"\\/\"", "\"\\u001F\"", "\"\\n\"", " 1", "[1, 2]"] {
+            prop_assert_eq!(is_canonical(text.as_bytes()).unwrap(), canonicalize(text.as_bytes()).is_ok_and(|c| c == text.as_bytes()), "{}", text);
+        }
     }
 
     #[test]
