@@ -57,8 +57,10 @@ pub enum Refusal {
 /// A record on its way from the spool to the batch.
 #[derive(Clone, Debug)]
 pub struct Sealable {
-    /// Its text.
-    pub text: Bytes,
+    /// Where its text begins in the group's.
+    pub at: usize,
+    /// How long it is.
+    pub len: usize,
     /// `H` of it.
     pub hash: Hash,
     /// Its sequence.
@@ -75,14 +77,22 @@ pub struct Sealable {
 
 /// A durable group of records.
 #[derive(Clone, Debug, Default)]
-pub struct Sealables(pub Vec<Sealable>);
+pub struct Sealables {
+    /// The text of all, with what frames have between.
+    pub text: Bytes,
+    /// The records, in order.
+    pub records: Vec<Sealable>,
+}
 
 impl Sealables {
-    /// Bytes of text.
-    pub fn bytes(&self) -> usize {
-        self.0.iter().map(|r| r.text.len()).sum()
+    /// The text of one of the records.
+    pub fn text_of(&self, record: &Sealable) -> Bytes {
+        self.text.slice(record.at..record.at + record.len)
     }
 }
+
+/// Receipts, the group's bytes, and its records.
+type Assembled = (Vec<Receipt>, Vec<u8>, Vec<Sealable>);
 
 /// What of the spool only its owner knows.
 pub struct Chain {
@@ -249,14 +259,7 @@ impl Chain {
             Ok(()) => {
                 self.synced = self.next;
                 let text = Bytes::from_owner(Lent(group, self.buffers.clone()));
-                let sealables = records
-                    .into_iter()
-                    .map(|(at, len, mut r)| {
-                        r.text = text.slice(at..at + len);
-                        r
-                    })
-                    .collect();
-                Ok(Accepted::Durable(receipts, Sealables(sealables)))
+                Ok(Accepted::Durable(receipts, Sealables { text, records }))
             }
             Err(error) => {
                 // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
@@ -276,13 +279,12 @@ impl Chain {
         }
     }
 
-    #[allow(clippy::type_complexity)] // a group before it has one buffer: position, length, record
     fn assemble(
         &mut self,
         cx: &Context,
         chunks: &[Chunk],
         keys: &mut Vec<[u8; 32]>,
-    ) -> Result<(Vec<Receipt>, Vec<u8>, Vec<(usize, usize, Sealable)>), SinkError> {
+    ) -> Result<Assembled, SinkError> {
         let mut group = Group::reusing(self.buffers.take());
         let total: usize = chunks.iter().map(|c| c.events.bytes() + 450 * c.events.len() + 256).sum();
         group.bytes.reserve(total + total / 8);
@@ -345,7 +347,7 @@ impl Chain {
         &mut self,
         cx: &Context,
         group: &mut Group,
-        records: &mut Vec<(usize, usize, Sealable)>,
+        records: &mut Vec<Sealable>,
         events: &Events,
         source: &[u8],
         key: Option<&[u8; 32]>,
@@ -370,19 +372,16 @@ impl Chain {
             let len = group.bytes.len() - at;
             let hash = leaf_hash(&group.bytes[at..]);
             group.entry(i, Entry { len: len as u32, counted: counted(i) });
-            records.push((
+            records.push(Sealable {
                 at,
                 len,
-                Sealable {
-                    text: Bytes::new(),
-                    hash,
-                    sequence: self.next,
-                    counted: counted(i),
-                    filter_errors: if i == 0 { filter_errors } else { 0 },
-                    timestamp,
-                    columns,
-                },
-            ));
+                hash,
+                sequence: self.next,
+                counted: counted(i),
+                filter_errors: if i == 0 { filter_errors } else { 0 },
+                timestamp,
+                columns,
+            });
             self.last_hash = hash;
             self.next += 1;
         }
@@ -426,27 +425,28 @@ fn redelivery(key: &[u8; 32], fate: &Fate) -> Events {
 /// # Errors
 /// [`SpoolError::Damaged`] for text that is no record.
 pub fn read_back(frame: &Frame, checker: &mut Checker) -> Result<Sealables, SpoolError> {
-    let text = Bytes::from(frame.text.clone());
-    let mut out = Vec::with_capacity(frame.entries.len());
+    let mut out =
+        Sealables { text: Bytes::from(frame.text.clone()), records: Vec::with_capacity(frame.entries.len()) };
     let mut at = 0;
     for (i, entry) in frame.entries.iter().enumerate() {
-        let sequence = frame.first_sequence + i as u64;
-        let record = text.slice(at..at + entry.len as usize);
-        at += entry.len as usize;
-        let view = checker.check(&record).map_err(|_| SpoolError::Damaged {
+        let (sequence, len) = (frame.first_sequence + i as u64, entry.len as usize);
+        let record = &frame.text[at..at + len];
+        let view = checker.check(record).map_err(|_| SpoolError::Damaged {
             path: "spool".into(),
             offset: 0,
             sequence,
         })?;
-        out.push(Sealable {
-            hash: leaf_hash(&record),
+        out.records.push(Sealable {
+            at,
+            len,
+            hash: leaf_hash(record),
             sequence,
             counted: entry.counted,
             filter_errors: if i == 0 { frame.filter_errors } else { 0 },
             timestamp: view.timestamp,
             columns: view.columns,
-            text: record.clone(),
         });
+        at += len;
     }
-    Ok(Sealables(out))
+    Ok(out)
 }

@@ -5,8 +5,8 @@
 //! ```text
 //! intake (any thread)   decode, filter                     -> Chunk
 //! spool thread          Chain: number, hash, write, sync   -> acknowledgement, records
-//! seal thread           Sealer: tree, Parquet, signature   -> intent on disk
-//! store thread          upload: events first, header next  -> journal, spool given back
+//! seal thread           Sealer: tree, Parquet, signature   -> a batch
+//! store thread          intent on disk, then upload: events first, header next -> journal, spool given back
 //! ```
 //!
 //! A stop at any instruction leaves a state that [`epoch::Epoch::open`] and [`chain::Chain::open`]

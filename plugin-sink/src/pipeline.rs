@@ -639,7 +639,7 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
 }
 
 fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
-    let bytes = records.bytes();
+    let bytes = records.text.len();
     let mut ring = lock(&flow.ring);
     while ring.bytes > RING_BYTES && !ring.stalled && !flow.stopping() {
         ring = flow
@@ -666,7 +666,7 @@ fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
 }
 
 /// A sealed batch, and when its first record was taken.
-type Sealed = (Arc<Intent>, Option<Instant>);
+type Sealed = (Box<Intent>, Option<Instant>);
 
 /// What the seal thread does next.
 enum Next {
@@ -708,8 +708,9 @@ fn seal_thread(
                 return seal(shared, flow, &mut sealer, state, &tx);
             }
         };
-        for record in records.0.iter().filter(|r| r.sequence >= sealer.next_sequence()).collect::<Vec<_>>() {
-            if sealer.push(cx, record).map_err(to_end)? == Close::Now {
+        let from = sealer.next_sequence();
+        for record in records.records.iter().filter(|r| r.sequence >= from) {
+            if sealer.push(cx, &records, record).map_err(to_end)? == Close::Now {
                 seal(shared, flow, &mut sealer, State::Running, &tx)?;
             }
         }
@@ -725,20 +726,21 @@ fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
             return Next::Stop;
         }
         while let Some(group) = ring.groups.front() {
-            let (first, last) = (group.0.first().map(|r| r.sequence), group.0.last().map(|r| r.sequence));
+            let ends = (group.records.first(), group.records.last());
+            let (first, last) = (ends.0.map(|r| r.sequence), ends.1.map(|r| r.sequence));
             match (first, last) {
                 (Some(first), Some(last)) if last >= want => {
                     if first > want {
                         return Next::Disk;
                     }
                     let group = ring.groups.pop_front().unwrap_or_default();
-                    ring.bytes -= group.bytes().min(ring.bytes);
+                    ring.bytes -= group.text.len().min(ring.bytes);
                     drop(ring);
                     flow.changed.notify_all();
                     return Next::Records(group);
                 }
                 _ => {
-                    let bytes = group.bytes();
+                    let bytes = group.text.len();
                     ring.bytes -= bytes.min(ring.bytes);
                     ring.groups.pop_front();
                 }
@@ -778,7 +780,7 @@ fn seal(
     tx: &SyncSender<Sealed>,
 ) -> Result<(), End> {
     let since = sealer.open_since();
-    let intent = sealer.seal(&shared.cx, &mut lock(&flow.epoch), state).map_err(to_end)?;
+    let intent = Box::new(sealer.seal(&shared.cx, state).map_err(to_end)?);
     shared.metrics.sealed.inc_by(intent.header.events.count);
     let mut item = (intent, since);
     loop {
@@ -824,6 +826,8 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
     loop {
         match rx.recv_timeout(Duration::from_millis(100)) {
             Ok((intent, since)) => {
+                // From here on this batch is these bytes, whatever happens.
+                lock(&flow.epoch).write_intent(&shared.cx, &intent).map_err(to_end)?;
                 if !store(shared, flow, &intent, since)? {
                     return Ok(());
                 }

@@ -1,15 +1,15 @@
 //! The sealer: records in, signed batches out.
 //!
-//! Owned by one thread. [`Sealer::push`] takes the next record into the open batch (hash tree, Parquet);
-//! [`Sealer::seal`] closes it: header, signatures, intent on disk. After that the batch's bytes never change.
+//! Owned by one thread, which never waits for a disk. [`Sealer::push`] takes the next record into the open batch (hash
+//! tree, Parquet); [`Sealer::seal`] closes it: header and signatures. [`Epoch::write_intent`] then fixes its bytes, before
+//! the store sees any; a stop before that leaves the records in the spool, and they are sealed again.
 
 use crate::Context;
 use crate::SOFTWARE;
-use crate::chain::Sealable;
+use crate::chain::{Sealable, Sealables};
 use crate::epoch::{Epoch, Intent, Progress, SinkError};
 use crate::signer;
 use crate::spool::Counted;
-use std::sync::Arc;
 use std::time::Instant;
 use waxseal_events as events;
 use waxseal_trail::hash::{Hash, sha256};
@@ -39,6 +39,7 @@ pub enum Close {
 pub struct Sealer {
     trail_id: Hash,
     writer: String,
+    boot: u64,
     progress: Progress,
     open: Option<OpenBatch>,
     /// Of the last record taken.
@@ -57,6 +58,7 @@ impl Sealer {
         Sealer {
             trail_id: epoch.trail_id,
             writer: epoch.writer.clone(),
+            boot: epoch.boot,
             last_hash: progress.last_hash,
             next_sequence: progress.next_sequence,
             intake: progress.intake,
@@ -86,7 +88,7 @@ impl Sealer {
     ///
     /// # Errors
     /// [`SinkError`].
-    pub fn push(&mut self, cx: &Context, record: &Sealable) -> Result<Close, SinkError> {
+    pub fn push(&mut self, cx: &Context, group: &Sealables, record: &Sealable) -> Result<Close, SinkError> {
         let open = match &mut self.open {
             Some(open) => open,
             None => {
@@ -106,9 +108,9 @@ impl Sealer {
                 })
             }
         };
-        open.parquet.push(record.text.clone(), record.sequence, &record.columns)?;
+        open.parquet.push(group.text_of(record), record.sequence, &record.columns)?;
         open.tree.push(record.hash);
-        open.bytes += record.text.len() as u64;
+        open.bytes += record.len as u64;
         open.first_timestamp = open.first_timestamp.min(record.timestamp);
         open.last_timestamp = open.last_timestamp.max(record.timestamp);
         self.last_hash = record.hash;
@@ -126,11 +128,11 @@ impl Sealer {
         Ok(if full { Close::Now } else { Close::No })
     }
 
-    /// Closes the open batch, or an empty one, and writes its intent.
+    /// Closes the open batch, or an empty one.
     ///
     /// # Errors
-    /// [`SinkError`]; the epoch then has to be opened again.
-    pub fn seal(&mut self, cx: &Context, epoch: &mut Epoch, state: State) -> Result<Arc<Intent>, SinkError> {
+    /// [`SinkError`].
+    pub fn seal(&mut self, cx: &Context, state: State) -> Result<Intent, SinkError> {
         let p = &self.progress;
         let open = self.open.take();
         let (tree, bytes, span) = match &open {
@@ -141,12 +143,12 @@ impl Sealer {
         let sealed_at = cx.clock.now().max(p.sealed_at);
         let header = Batch {
             format: statement::format_of::<Batch>(),
-            trail: epoch.trail_id,
-            writer: epoch.writer.clone(),
+            trail: self.trail_id,
+            writer: self.writer.clone(),
             batch: p.next_batch,
             previous: p.previous,
             keys: p.keys,
-            boot: epoch.boot,
+            boot: self.boot,
             state,
             next_by: (state == State::Running).then(|| cx.next_by(sealed_at)),
             events: BatchEvents {
@@ -172,9 +174,8 @@ impl Sealer {
         signer::sign(&mut envelope, &cx.config.signing.signers)?;
         let statement = envelope.statement_hash();
         let intent = Intent { header, envelope: envelope.to_bytes()?, statement, object };
-        epoch.write_intent(cx, &intent)?;
-        self.progress = epoch.sealed.clone();
+        self.progress = Progress::after(&intent.header, statement);
         self.last_seal = Instant::now();
-        Ok(Arc::new(intent))
+        Ok(intent)
     }
 }

@@ -53,7 +53,7 @@ fn stages(pid: u32) -> Vec<&'static str> {
             "wax-net" if number == -1 => "decode",
             "wax-spool" if WRITES.contains(&number) => "spool write",
             "wax-spool" if SYNCS.contains(&number) => "fsync",
-            "wax-seal" if !waiting && number != -1 => "seal intent",
+            "wax-store" if path.contains("/intents") => "seal intent",
             "wax-store" if path.contains(".parquet") || path.contains("/events/") => "events object",
             "wax-store" if path.contains("/.tmp/") || path.contains("/batches/") => "header",
             _ => continue,

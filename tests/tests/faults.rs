@@ -121,7 +121,8 @@ fn chunk(n: usize) -> Chunk {
 }
 
 fn store_one(cx: &Context, epoch: &mut Epoch, sealer: &mut Sealer, state: State) -> Result<(), SinkError> {
-    let intent = sealer.seal(cx, epoch, state)?;
+    let intent = sealer.seal(cx, state)?;
+    epoch.write_intent(cx, &intent)?;
     assert_eq!(upload::batch(cx, Lock::None, &intent)?, Uploaded::Stored);
     epoch.note_stored(cx, &intent.header, intent.statement)
 }
@@ -133,8 +134,8 @@ fn take(
     chain: &mut Chain,
     records: &Sealables,
 ) -> Result<(), SinkError> {
-    for r in records.0.iter().filter(|r| r.sequence >= sealer.next_sequence()).collect::<Vec<_>>() {
-        if sealer.push(cx, r)? == Close::Now {
+    for r in records.records.iter().filter(|r| r.sequence >= sealer.next_sequence()).collect::<Vec<_>>() {
+        if sealer.push(cx, records, r)? == Close::Now {
             store_one(cx, epoch, sealer, State::Running)?;
             chain.release(cx, epoch.stored.next_sequence)?;
         }

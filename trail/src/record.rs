@@ -327,7 +327,10 @@ impl Converter {
     fn metadata(&mut self, doc: Doc<'_>, m: &mut Members, out: &mut Events) -> Result<(), Fault> {
         let text = |k: u32| doc.string(k as usize).unwrap_or_default();
         let (meta, displaced) = (&mut self.meta, &mut self.displaced);
-        meta.sort_unstable_by(|a, b| utf16_cmp(text(a.0), text(b.0)).then(a.1.cmp(&b.1)));
+        let order = |a: &(u32, bool), b: &(u32, bool)| utf16_cmp(text(a.0), text(b.0)).then(a.1.cmp(&b.1));
+        if !meta.is_sorted_by(|a, b| order(a, b).is_lt()) {
+            meta.sort_unstable_by(order);
+        }
         // Of two equal names the input's own metadata stands first and wins.
         let mut last: Option<&[u8]> = None;
         meta.retain(|(k, _)| {
@@ -592,9 +595,15 @@ impl Template {
         }
         out.extend_from_slice(b"\"source\":");
         out.extend_from_slice(source);
-        out.extend_from_slice(b",\"timestamp\":\"");
-        out.extend_from_slice(&timestamp.text());
-        out.push(b'"');
+        out.extend_from_slice(b",\"timestamp\":");
+        let given = m.ranges[Member::Timestamp as usize];
+        if given.0 < given.1 {
+            out.extend_from_slice(part(&events.text, given));
+        } else {
+            out.push(b'"');
+            out.extend_from_slice(&timestamp.text());
+            out.push(b'"');
+        }
         out.extend_from_slice(&self.tail);
         (columns, timestamp)
     }

@@ -191,13 +191,16 @@ impl<'a> Doc<'a> {
 /// That is byte order, but for one thing: U+E000 to U+FFFF (lead bytes EE and EF) sort after the
 /// surrogates of everything above them (lead bytes F0 to F4).
 pub(crate) fn utf16_cmp(a: &[u8], b: &[u8]) -> core::cmp::Ordering {
-    let common = a.iter().zip(b).position(|(x, y)| x != y);
-    match common {
+    let rank = |c: u8| if c == 0xee || c == 0xef { c + 0x10 } else { c };
+    // Names in one object mostly differ at once.
+    if let (Some(x), Some(y)) = (a.first(), b.first())
+        && x != y
+    {
+        return rank(*x).cmp(&rank(*y));
+    }
+    match a.iter().zip(b).position(|(x, y)| x != y) {
         None => a.len().cmp(&b.len()),
-        Some(i) => {
-            let rank = |c: u8| if c == 0xee || c == 0xef { c + 0x10 } else { c };
-            rank(a[i]).cmp(&rank(b[i]))
-        }
+        Some(i) => rank(a[i]).cmp(&rank(b[i])),
     }
 }
 

@@ -196,7 +196,7 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
                         }),
                     );
                     pending.push_back(rx);
-                    if pending.len() > 4 {
+                    if pending.len() > 8 {
                         let done = pending.pop_front().map(|rx| rx.recv());
                         assert!(matches!(done, Some(Ok(Ok(_)))), "a chunk was refused");
                     }
