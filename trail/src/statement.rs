@@ -375,7 +375,21 @@ pub fn read<P: Payload>(envelope: &Envelope) -> Result<P, PayloadFault> {
     if let Some(name) = head.crit.into_iter().flatten().next() {
         return Err(PayloadFault::Unknown(name));
     }
-    serde_json::from_slice(&envelope.payload).map_err(malformed)
+    let tree: serde_json::Value = serde_json::from_slice(&envelope.payload).map_err(malformed)?;
+    if !numbers_are_safe(&tree) {
+        return Err(PayloadFault::Malformed("a number beyond 2^53−1".to_owned()));
+    }
+    serde_json::from_value(tree).map_err(malformed)
+}
+
+/// Section 1: integers of at most 2^53−1. So sums of two of them cannot overflow.
+fn numbers_are_safe(v: &serde_json::Value) -> bool {
+    match v {
+        serde_json::Value::Number(n) => n.as_f64().is_some_and(|x| x.abs() < (1u64 << 53) as f64),
+        serde_json::Value::Array(a) => a.iter().all(numbers_are_safe),
+        serde_json::Value::Object(o) => o.values().all(numbers_are_safe),
+        _ => true,
+    }
 }
 
 /// `waxseal/<type>/1`

@@ -509,6 +509,15 @@ fn signed_but_wrong(c: &mut Cases, beta: &Forge, before_last: &Forge) {
         &["INCONSISTENT"],
         batch(|h| h.events.first_timestamp = Some(at(1))),
     );
+    next(
+        c,
+        "next header, first_sequence near 2^64",
+        beta,
+        1,
+        &["INCONSISTENT"],
+        batch(|h| h.events.first_sequence = u64::MAX - 1),
+    );
+    next(c, "next header, count of 2^53", beta, 1, &["INCONSISTENT"], batch(|h| h.events.count = 1 << 53));
     next(c, "next header, wrong keys", beta, 1, &["INCONSISTENT"], batch(|h| h.keys = 0));
     next(c, "next header, sealed_at goes back", beta, 1, &["INCONSISTENT"], |f| {
         let rows = f.rows(&INPUTS[..3], 4000);
