@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo test lint fmt bench kit deny
+.PHONY: all build release demo test wasm lint fmt bench kit deny
 
 all: build
 
@@ -21,6 +21,10 @@ demo:
 # Everything: unit, property, end-to-end and crash tests, and the second verifier.
 test:
 	@bash scripts/test.sh
+
+# The format's crate for browsers.
+wasm:
+	@bash scripts/wasm.sh
 
 lint:
 	$(CARGO) fmt --all --check

@@ -19,6 +19,7 @@ fi
 if [ -x "$venv/bin/python" ]; then export WAXSEAL_PYTHON="$venv/bin/python"; fi
 
 cargo build --locked --workspace
+bash scripts/wasm.sh
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --workspace --no-fail-fast "$@"
 else
