@@ -71,6 +71,8 @@ pub struct Sealable {
     pub filter_errors: u32,
     /// Its `timestamp`.
     pub timestamp: Time,
+    /// Its `observed_at`.
+    pub observed_at: Time,
     /// Its derived columns.
     pub columns: Columns,
 }
@@ -380,6 +382,7 @@ impl Chain {
                 counted: counted(i),
                 filter_errors: if i == 0 { filter_errors } else { 0 },
                 timestamp,
+                observed_at: self.observed_at,
                 columns,
             });
             self.last_hash = hash;
@@ -404,7 +407,7 @@ impl Chain {
     }
 }
 
-fn fate_of(f: &Frame) -> Fate {
+pub(crate) fn fate_of(f: &Frame) -> Fate {
     let unparsed = f.entries.iter().filter(|e| e.counted == Counted::Unparsed).count();
     Fate { first: f.first_sequence, accepted: f.entries.len() as u32, unparsed: unparsed as u32 }
 }
@@ -444,6 +447,7 @@ pub fn read_back(frame: &Frame, checker: &mut Checker) -> Result<Sealables, Spoo
             counted: entry.counted,
             filter_errors: if i == 0 { frame.filter_errors } else { 0 },
             timestamp: view.timestamp,
+            observed_at: view.observed_at,
             columns: view.columns,
         });
         at += len;

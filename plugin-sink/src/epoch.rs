@@ -291,6 +291,8 @@ impl Epoch {
     fn load_intents(&mut self, cx: &Context) -> Result<(), SinkError> {
         let dir = self.dir.join("intents");
         disk::create_dirs(&*cx.disk, &dir, true).map_err(state_error("make", &dir))?;
+        // What is found is relied on: it must be durable, even if the sync that was to make it so failed.
+        cx.disk.sync_dir(&dir).map_err(state_error("sync", &dir))?;
         let names = cx.disk.read_dir(&dir).map_err(state_error("list", &dir))?;
         let mut batches: Vec<u64> =
             names.iter().filter_map(|(n, _)| n.strip_suffix(".json")?.parse().ok()).collect();
@@ -352,6 +354,9 @@ impl Epoch {
     /// [`SinkError::State`]; whether it is sealed is then found out by opening the epoch again.
     pub fn write_intent(&mut self, cx: &Context, intent: &Intent) -> Result<(), SinkError> {
         let (json, parquet) = self.intent_paths(intent.header.batch);
+        if intent.header.batch != self.sealed.next_batch || intent.header.previous != self.sealed.previous {
+            return Err(state_error("seal", &json)(io::Error::other("it does not follow the batch before")));
+        }
         if let Some(object) = &intent.object {
             remove(&*cx.disk, &parquet)?;
             let write = || -> io::Result<()> {

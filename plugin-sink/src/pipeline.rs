@@ -9,6 +9,7 @@ use crate::chain::{Accepted, Chain, Chunk, Receipt, Refusal, Sealables, read_bac
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Opened, SinkError};
 use crate::filter::Filters;
+use crate::known::Known;
 use crate::metrics::Metrics;
 use crate::seal::{Close, Sealer};
 use crate::spool::{Entry, Frame, Group, Spool, SpoolReader};
@@ -33,6 +34,8 @@ const QUEUE_BYTES: usize = 16 << 20;
 const GROUP_BYTES: usize = 2 << 20;
 /// Records between spool and sealer in memory.
 const RING_BYTES: usize = 12 << 20;
+/// How long a client is kept waiting for its answer.
+const ANSWER: Duration = Duration::from_secs(60);
 /// How long intake waits for room before it refuses.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -135,7 +138,8 @@ impl Submitter {
                 let _ = tx.send(r);
             }),
         );
-        rx.recv().unwrap_or(Err(Refusal::Failing))
+        // With `acknowledge: stored` the store may be away for hours: the client tries again, and is recognised.
+        rx.recv_timeout(ANSWER).unwrap_or(Err(Refusal::Failing))
     }
 
     /// The numbers.
@@ -166,7 +170,7 @@ impl Pipeline {
     /// [`SinkError`]: everything that keeps a sink from starting is found here.
     pub fn start(cx: Context, filters: Filters) -> Result<Pipeline, SinkError> {
         // A damaged spool is said here, at the start.
-        let (epoch, chain) = open_state(&cx, true, false)?;
+        let (epoch, chain) = open_state(&cx, true, true)?;
         let shared = Arc::new(Shared {
             cx,
             filters,
@@ -299,6 +303,7 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
     let mut last = new.sealed.last_hash;
     let mut groups = Vec::new();
     let mut broken = None;
+    let mut known = Known::load(&*cx.disk, &old.dir.join("known")).unwrap_or_default();
     let from = old.stored.next_sequence;
     Spool::open(
         cx.disk.clone(),
@@ -308,6 +313,13 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
         from,
         false,
         &mut |f: &Frame| {
+            if f.end() <= from {
+                // Committed in the old epoch: its retry must be recognised in the new one all the same.
+                if let Some(key) = f.key {
+                    known.insert(key, crate::chain::fate_of(f));
+                }
+                return;
+            }
             let mut group = Group::default();
             let skip = usize::try_from(from.saturating_sub(f.first_sequence)).unwrap_or(0);
             let first = sequence;
@@ -334,6 +346,8 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
             crate::spool::SpoolError::Damaged { path: old.dir.join("spool"), offset: 0, sequence }.into()
         );
     }
+    let path = new.dir.join("known");
+    known.save(&*cx.disk, &path).map_err(crate::epoch::state_error("write", &path))?;
     let dir = new.dir.join("spool");
     let mut spool = Spool::open(cx.disk.clone(), &dir, &new.writer, u64::MAX, 0, false, &mut |_| {})?;
     for (first, bytes) in groups {
@@ -500,7 +514,9 @@ fn spawn<'scope>(
     run: impl FnOnce() -> Result<(), End> + Send + 'scope,
 ) -> std::io::Result<thread::ScopedJoinHandle<'scope, Result<(), End>>> {
     thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
-        let end = run();
+        // A panic must not leave the others going on without this one.
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned())));
         if end.is_err() {
             flow.abort(shared);
         }
@@ -522,8 +538,12 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
     let metrics = &shared.metrics;
     let mut started = Some(started_chunk(&lock(&flow.epoch)));
     loop {
-        if flow.stopping() {
+        if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
             return Ok(());
+        }
+        // With a full spool there may never be room for this record.
+        if started.is_some() && lock(&shared.queue).closing {
+            started = None;
         }
         let mut chunks = Vec::new();
         let mut replies: Vec<Option<Reply>> = Vec::new();
@@ -641,7 +661,11 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
 fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
     let bytes = records.text.len();
     let mut ring = lock(&flow.ring);
-    while ring.bytes > RING_BYTES && !ring.stalled && !flow.stopping() {
+    while ring.bytes > RING_BYTES
+        && !ring.stalled
+        && !flow.stopping()
+        && !shared.abandon.load(Ordering::Relaxed)
+    {
         ring = flow
             .changed
             .wait_timeout(ring, Duration::from_millis(100))
@@ -689,29 +713,31 @@ fn seal_thread(
     loop {
         let records = match next(shared, flow, &sealer) {
             Next::Stop => return Ok(()),
-            Next::Records(r) => {
-                reader.rewind();
-                r
-            }
+            Next::Records(r) => r,
             Next::Disk => read_back(
                 &reader.frame_with(sealer.next_sequence()).map_err(|e| to_end(e.into()))?,
                 &mut checker,
             )
             .map_err(|e| to_end(e.into()))?,
             Next::Timer => {
-                seal(shared, flow, &mut sealer, State::Running, &tx)?;
+                if !seal(shared, flow, &mut sealer, State::Running, &tx)? {
+                    return Ok(());
+                }
                 continue;
             }
             Next::Closed => {
                 let state =
                     if shared.retire.load(Ordering::Relaxed) { State::Retired } else { State::Stopped };
-                return seal(shared, flow, &mut sealer, state, &tx);
+                seal(shared, flow, &mut sealer, state, &tx)?;
+                return Ok(());
             }
         };
         let from = sealer.next_sequence();
         for record in records.records.iter().filter(|r| r.sequence >= from) {
-            if sealer.push(cx, &records, record).map_err(to_end)? == Close::Now {
-                seal(shared, flow, &mut sealer, State::Running, &tx)?;
+            let full = sealer.push(cx, &records, record).map_err(to_end)? == Close::Now;
+            // A batch that could not be handed over ends this thread: none may follow it.
+            if full && !seal(shared, flow, &mut sealer, State::Running, &tx)? {
+                return Ok(());
             }
         }
     }
@@ -778,7 +804,7 @@ fn seal(
     sealer: &mut Sealer,
     state: State,
     tx: &SyncSender<Sealed>,
-) -> Result<(), End> {
+) -> Result<bool, End> {
     let since = sealer.open_since();
     let intent = Box::new(sealer.seal(&shared.cx, state).map_err(to_end)?);
     shared.metrics.sealed.inc_by(intent.header.events.count);
@@ -786,10 +812,10 @@ fn seal(
     loop {
         match tx.try_send(item) {
             Ok(()) => break,
-            Err(TrySendError::Disconnected(_)) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Ok(false),
             Err(TrySendError::Full(back)) => {
                 if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 item = back;
                 lock(&flow.ring).stalled = true;
@@ -799,7 +825,7 @@ fn seal(
         }
     }
     lock(&flow.ring).stalled = false;
-    Ok(())
+    Ok(true)
 }
 
 fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(), End> {

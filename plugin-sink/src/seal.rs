@@ -45,6 +45,7 @@ pub struct Sealer {
     /// Of the last record taken.
     last_hash: Hash,
     next_sequence: u64,
+    last_observed: Time,
     intake: Intake,
     filters: Vec<Filter>,
     /// When the last header was sealed by this process.
@@ -61,6 +62,7 @@ impl Sealer {
             boot: epoch.boot,
             last_hash: progress.last_hash,
             next_sequence: progress.next_sequence,
+            last_observed: progress.sealed_at,
             intake: progress.intake,
             progress,
             open: None,
@@ -114,6 +116,7 @@ impl Sealer {
         open.first_timestamp = open.first_timestamp.min(record.timestamp);
         open.last_timestamp = open.last_timestamp.max(record.timestamp);
         self.last_hash = record.hash;
+        self.last_observed = record.observed_at;
         self.next_sequence += 1;
         self.intake.filter_errors += u64::from(record.filter_errors);
         match record.counted {
@@ -140,7 +143,8 @@ impl Sealer {
             None => (TreeHead::default(), 0, None),
         };
         let object = open.map(|o| o.parquet.finish()).transpose()?;
-        let sealed_at = cx.clock.now().max(p.sealed_at);
+        // Not before what it seals, whatever the clock says now: the next start continues from here.
+        let sealed_at = cx.clock.now().max(p.sealed_at).max(self.last_observed);
         let header = Batch {
             format: statement::format_of::<Batch>(),
             trail: self.trail_id,

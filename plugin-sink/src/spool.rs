@@ -393,8 +393,8 @@ fn list_segments(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<u64>> {
 }
 
 impl Spool {
-    /// Opens the spool of an epoch and reads it: `each` gets every whole frame with records from `from` on,
-    /// in order. With `rewrite`, what is only in the last segment is written and synced anew, since after a
+    /// Opens the spool of an epoch and reads it: `each` gets every whole frame, in order; from `from` on none may
+    /// be missing. With `rewrite`, what is only in the last segment is written and synced anew, since after a
     /// failed sync the system may hold pages for durable that are not.
     ///
     /// # Errors
@@ -445,13 +445,11 @@ impl Spool {
                 match read_frame(&*file, offset).map_err(fault(&path, "read it"))? {
                     Found::Frame(frame) => {
                         offset += frame.length;
-                        if frame.end() <= next {
-                            continue;
-                        }
                         if frame.first_sequence > next {
                             return Err(SpoolError::Missing { path: dir.into(), sequence: next });
                         }
-                        next = frame.end();
+                        next = next.max(frame.end());
+                        // Older frames too: what they were must be recognised when it comes again.
                         each(&frame);
                         if last && rewrite {
                             again.push(frame);
@@ -647,19 +645,14 @@ impl SpoolReader {
         SpoolReader { disk, dir: dir.into(), segment: None }
     }
 
-    /// Forgets its place: the next read begins elsewhere.
-    pub fn rewind(&mut self) {
-        self.segment = None;
-    }
-
     /// The frame that holds `sequence`, which must be durable.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn frame_with(&mut self, sequence: u64) -> Result<Frame, SpoolError> {
         let dir = self.dir.clone();
-        // At most once through all segments that are left.
-        for _ in 0..100_000 {
+        // Ends at the last segment's end: every step goes on.
+        loop {
             let (number, file, offset) = match self.segment.take() {
                 Some(s) => s,
                 None => self.find(sequence)?,
@@ -668,7 +661,10 @@ impl SpoolReader {
             match read_frame(&*file, offset).map_err(fault(&path, "read it"))? {
                 Found::Frame(frame) => {
                     self.segment = Some((number, file, offset + frame.length));
-                    if frame.end() > sequence && frame.first_sequence <= sequence {
+                    if frame.first_sequence > sequence {
+                        return Err(SpoolError::Missing { path: dir, sequence });
+                    }
+                    if frame.end() > sequence {
                         return Ok(frame);
                     }
                 }
@@ -685,7 +681,6 @@ impl SpoolReader {
                 Found::Bad => return Err(SpoolError::Damaged { path, offset, sequence }),
             }
         }
-        Err(SpoolError::Missing { path: dir, sequence })
     }
 
     fn open(&self, number: u64) -> Result<(u64, Box<dyn File>, u64), SpoolError> {

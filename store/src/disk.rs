@@ -208,7 +208,8 @@ impl File for RealFile {
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn File>> {
         let flags = match how {
-            Open::Read => OFlags::RDONLY,
+            // A pipe under an object's name must not make a reader wait for ever.
+            Open::Read => OFlags::RDONLY | OFlags::NONBLOCK,
             Open::Write => OFlags::RDWR,
             Open::Create => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         };

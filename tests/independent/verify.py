@@ -1024,6 +1024,7 @@ class Check:
     def __init__(self, root, trust, now, quick):
         self.root, self.trust, self.now, self.quick = root, trust, now, quick
         self.findings, self.named, self.writers, self.retired = [], set(), {}, set()
+        self.last_headers = []
         self.trail = None
         self.trail_id = trust.trail if trust else None
         self.stats = {"writers": 0, "headers": 0, "objects": 0, "records": 0}
@@ -1149,6 +1150,7 @@ class Check:
             self.named.add(path)
             if self.judge_payload(path, statement):
                 self.retired.add(statement.payload["writer"])
+                self.last_headers.append((statement.payload["writer"], statement.payload["batch"]))
 
     # writers
 
@@ -1171,8 +1173,8 @@ class Check:
         path = f"writers/{writer.id}/genesis.json"
         entries = self.trust.entries(writer.name) if self.trust else [{}]
         if path not in self.files:
-            if self.any_pinned_header(writer):
-                self.add("TRUNCATED", path, "no genesis, yet headers of the writer's", writer.id)
+            if entries:
+                self.add("TRUNCATED", path, "no genesis of a writer whose name is trusted", writer.id)
             return False
         try:
             writer.genesis = self.open_statement(path, "writer", trail=self.trail_id, writer=writer.id)
@@ -1184,20 +1186,12 @@ class Check:
                 self.add(e.verdict, path, str(e), writer.id)
             return False
         if self.trust and not set(keys) & set(self.trust.pinned(writer.name)) and not self.ca_vouches(writer, entries):
+            if entries:
+                self.add("UNTRUSTED", path, "nothing pinned vouches for a writer whose name is trusted", writer.id)
             return False
         self.named.add(path)
         writer.key_lists.append((0, 0, keys))
         return self.judge_payload(path, writer.genesis, writer.id)
-
-    def any_pinned_header(self, writer):
-        pinned = self.trust.pinned(writer.name) if self.trust else []
-        for batch in self.numbers[writer.id]["batch"]:
-            with contextlib.suppress(Fault):
-                header = self.open_statement(header_path(writer.id, batch), "batch", trail=self.trail_id, writer=writer.id,
-                                             batch=batch)
-                if header.verifies_under_one_of(pinned):
-                    return True
-        return False
 
     def certificate(self, digest):
         path = f"certs/{digest}.der"
@@ -1257,6 +1251,10 @@ class Check:
         return statement
 
     def check_after(self, writer):
+        above = max(self.numbers[writer.id]["batch"], default=-1)
+        for name, batch in self.last_headers:
+            if name == writer.id and batch > above:
+                self.add("GAP", header_path(name, batch), "the last header by an operator's word is missing", name)
         for number, statement in writer.key_statements.items():
             if after := statement.payload.get("after"):
                 self.check_reference(f"writers/{writer.id}/keys/{number:06d}.json", writer, writer, after)

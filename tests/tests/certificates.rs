@@ -90,7 +90,7 @@ fn chains_and_names() {
         ("the past", verdict(&ours, &ours, |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1))),
     ] {
         assert_eq!(records, 0, "{what}: {findings}");
-        assert!(exit == 0 && findings.contains("FOREIGN"), "{what}: {exit} {findings}");
+        assert!(exit == 1 && findings.contains("UNTRUSTED"), "{what}: {exit} {findings}");
     }
 }
 

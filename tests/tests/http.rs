@@ -296,3 +296,23 @@ fn another_sink_under_this_identity() {
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3, 4]);
 }
+
+/// A retry is recognised across a clean restart, although everything was stored long ago.
+#[test]
+fn a_retry_is_recognised_after_a_restart() {
+    let site = Site::new("");
+    let sink = site.start();
+    let send = || post(&site.url(), &[("idempotency-key", "one")], b"{\"n\":1}").unwrap().1;
+    assert!(send()["redelivered"].is_null());
+    sink.stop();
+    let sink = site.start();
+    assert_eq!(send()["redelivered"], true);
+    sink.stop();
+    let sink = site.start();
+    assert_eq!(send()["redelivered"], true);
+    let lines = "{}\n".repeat(60_000);
+    let (status, answer) = post(&site.url(), &[], lines.as_bytes()).unwrap();
+    assert_eq!(status, 413, "{answer}");
+    sink.stop();
+    assert_eq!(site.verify(&[]).0, 0);
+}

@@ -215,6 +215,7 @@ impl Converter {
 
     fn finish(&mut self, parsed: Result<(), Fault>, input: &[u8], tape: &Tape, out: &mut Events) {
         let mark = out.text.len();
+        self.writer.base = mark;
         let converted = parsed.and_then(|()| {
             let m = self.convert(Doc { input, tape }, out)?;
             // Members of an event hold `{"…":` and commas besides their values.
@@ -910,9 +911,9 @@ fn check_wrapper(doc: Doc<'_>, map: usize) -> Result<(), Malformed> {
         Some(b"$number") => (doc.string(value).is_some(), "$number"),
         Some(b"$bytes") => (base64(value), "$bytes"),
         Some(b"$ext") => {
-            let kind_ok = matches!(doc.node(value + 1), Node::Double(x) if (-128.0..=127.0).contains(&x) && x.fract() == 0.0);
+            let kind_ok = || matches!(doc.node(value + 1), Node::Double(x) if (-128.0..=127.0).contains(&x) && x.fract() == 0.0);
             let array = matches!(doc.node(value), Node::Array { end } if end as usize == value + 3);
-            (array && kind_ok && base64(value + 2), "$ext")
+            (array && kind_ok() && base64(value + 2), "$ext")
         }
         Some(b"$map") => (matches!(doc.node(value), Node::Array { .. }), "$map"),
         _ => return Ok(()),

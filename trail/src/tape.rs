@@ -220,11 +220,13 @@ pub(crate) struct Writer {
     form: Form,
     /// The deepest container.
     limit: usize,
+    /// Where the present event begins in the output.
+    pub(crate) base: usize,
 }
 
 impl Writer {
     pub(crate) fn new(form: Form, limit: usize) -> Writer {
-        Writer { keys: Vec::new(), form, limit }
+        Writer { keys: Vec::new(), form, limit, base: 0 }
     }
 
     fn check_depth(&self, depth: usize) -> Result<(), Fault> {
@@ -283,7 +285,7 @@ impl Writer {
             Node::Map { .. } => self.map(doc, i, depth, out)?,
         }
         // Escapes and wrappers can grow a text; a monster stops here and not at the end.
-        if out.len() > 16 * MAX_RECORD && self.form == Form::Sealed && depth > 2 {
+        if out.len() > self.base + 16 * MAX_RECORD && self.form == Form::Sealed && depth > 2 {
             return Err(Fault::TooLarge);
         }
         Ok(())

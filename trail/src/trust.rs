@@ -175,6 +175,9 @@ impl Trust {
         if raw.policy.is_some() {
             unchecked.push("policy");
         }
+        if !raw.revoked.is_empty() {
+            unchecked.push("revoked");
+        }
         Ok(Trust {
             trail: raw.trail,
             operators: keys("operators", &raw.operators)?,

@@ -491,7 +491,7 @@ fn check_object(
     let object = h.object.as_ref()?;
     let (first, last) = (h.events.first_sequence, h.events.first_sequence + h.events.count.saturating_sub(1));
     let finding = |v, d: String| Finding::new(v, d).at(&task.key).of(&h.writer).sequences(first, last);
-    let bytes = match session.read(&task.key, object.bytes) {
+    let bytes = match session.read(&task.key, object.bytes.min(waxseal_events::MAX_OBJECT)) {
         Read::Bytes(b) => b,
         Read::Missing if session.options.now > h.retain_until => {
             session.find(finding(

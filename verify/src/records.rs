@@ -77,6 +77,9 @@ fn check_inner(header: &Batch, object: Bytes) -> Result<Option<(Time, Time)>, Fa
         observed: None,
     };
     reader.read::<Fault>(|rows| state.rows(rows))?;
+    if state.next - e.first_sequence != e.count {
+        return Err(inconsistent(None, "its row groups hold another number of rows than its footer says"));
+    }
     if state.last != e.last_hash {
         return Err(tampered(None, "last_hash in the header is not the last record's"));
     }

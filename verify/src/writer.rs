@@ -21,6 +21,8 @@ pub(crate) struct Summary {
     statements: BTreeMap<u64, Hash>,
     genesis_statement: Hash,
     retired: bool,
+    /// One more than its last header's number.
+    next_batch: u64,
 }
 
 /// The keys in force from a batch on.
@@ -62,11 +64,7 @@ pub(crate) fn check(
         Read::Bytes(b) => read_genesis(session, writer, &b),
         Read::TooLarge(n) => Err(Bad::Invalid(format!("{n} bytes are more than a statement may have"))),
         Read::Missing => {
-            let verdict = if speaks_for_trusted(session, writer, name, have) {
-                Verdict::Truncated
-            } else {
-                Verdict::Foreign
-            };
+            let verdict = if session.trusts_name(name) { Verdict::Truncated } else { Verdict::Foreign };
             session.find(finding(
                 verdict,
                 "not there, and without it nothing of this writer can be judged".to_owned(),
@@ -92,8 +90,9 @@ pub(crate) fn check(
         }
     };
     if !is_trusted(session, name, &genesis, &keys) {
-        session
-            .find(finding(Verdict::Foreign, "nothing in the trust file vouches for this writer".to_owned()));
+        // Under a name that the trust file knows, this is no stranger's business: a genesis may have been replaced.
+        let verdict = if session.trusts_name(name) { Verdict::Untrusted } else { Verdict::Foreign };
+        session.find(finding(verdict, "nothing in the trust file vouches for this writer".to_owned()));
         return None;
     }
     let mut summary = Summary {
@@ -105,12 +104,23 @@ pub(crate) fn check(
         statements: BTreeMap::new(),
         genesis_statement: statement,
         retired: session.retirements.iter().any(|r| r.writer == writer),
+        next_batch: have.batches.last().map_or(0, |b| b + 1),
     };
     let mut in_force = vec![InForce { number: 0, from_batch: 0, keys, statement }];
     let after = key_statements(session, writer, have, &mut in_force, &mut summary);
     headers(session, writer, have, &in_force, &mut summary, tasks);
     for (number, batch, statement) in after {
         // The key statement names the last header under the old keys.
+        if batch >= summary.next_batch {
+            session.find(
+                Finding::new(
+                    Verdict::Gap,
+                    format!("header {batch}, which key statement {number} stands after, is missing"),
+                )
+                .at(name::batch_key(writer, batch))
+                .of(writer),
+            );
+        }
         if summary.statements.get(&batch).is_some_and(|s| *s != statement) {
             session.find(
                 Finding::new(
@@ -122,19 +132,11 @@ pub(crate) fn check(
             );
         }
     }
+    for r in session.retirements.iter().filter(|r| r.writer == writer && r.batch >= summary.next_batch) {
+        let detail = "an operator's retirement names it as the last header, and it is missing";
+        session.find(Finding::new(Verdict::Gap, detail).at(name::batch_key(writer, r.batch)).of(writer));
+    }
     Some(summary)
-}
-
-/// Whether some header under a missing genesis was signed by a key that the trust file pins for this name.
-fn speaks_for_trusted(session: &Session<'_>, writer: &str, name: &str, have: &WriterKeys) -> bool {
-    let Anchor::File(trust) = &session.options.anchor else { return true };
-    let pinned: Vec<&PublicKey> = trust.entries(name).flat_map(|w| &w.keys).collect();
-    have.batches.iter().any(|b| {
-        let Read::Bytes(bytes) = session.read(&name::batch_key(writer, *b), MAX_ENVELOPE as u64) else {
-            return false;
-        };
-        Envelope::parse(&bytes).is_ok_and(|e| pinned.iter().any(|k| e.verify(&[k]).is_ok()))
-    })
 }
 
 fn read_genesis(
@@ -208,7 +210,7 @@ fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[Publi
         Ok(yes) => yes,
         Err(e) => {
             session.find(
-                Finding::new(Verdict::Foreign, format!("its certificates do not vouch for it: {e}"))
+                Finding::new(Verdict::Untrusted, format!("its certificates do not vouch for it: {e}"))
                     .at(name::genesis_key(&genesis.writer))
                     .of(&genesis.writer),
             );
@@ -551,6 +553,14 @@ pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
                         p.writer
                     ),
                 ));
+            }
+            if let (Some(k), Some(b)) = (known, p.batch)
+                && k.next_batch <= b
+            {
+                let detail =
+                    format!("{} names it as its predecessor's last header, and it is missing", s.writer);
+                session
+                    .find(Finding::new(Verdict::Gap, detail).at(name::batch_key(&p.writer, b)).of(&p.writer));
             }
             let named = known.and_then(|k| match p.batch {
                 Some(b) => k.statements.get(&b).copied(),

@@ -24,6 +24,8 @@ use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::record::Converter;
 
+/// Events of one request: each takes its place in the record's own members, however small it is.
+const MAX_EVENTS: usize = 50_000;
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 /// Bodies that are held in memory at once, in units of [`PERMIT`].
@@ -347,7 +349,7 @@ fn take(
                 "the body begins with [ but is no array that can be split into events",
             )
         })?;
-        parts.iter().for_each(|p| converter.json(p, &mut events));
+        parts.iter().take(MAX_EVENTS + 1).for_each(|p| converter.json(p, &mut events));
     } else {
         for line in text.split(|c| *c == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -355,7 +357,14 @@ fn take(
             if !line.is_empty() {
                 converter.json(line, &mut events);
             }
+            if events.len() > MAX_EVENTS {
+                break;
+            }
         }
+    }
+    if events.len() > MAX_EVENTS {
+        let detail = format!("more than {MAX_EVENTS} events in one request");
+        return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
     }
     if events.is_empty() {
         return Ok(answer(StatusCode::OK, serde_json::json!({ "accepted": 0, "unparsed": 0 })));

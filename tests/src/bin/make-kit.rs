@@ -277,6 +277,8 @@ fn deletions(c: &mut Cases, alpha: &Forge, beta: &Forge, retirement: &str) {
     c.add("last header deleted (no reader can see it yet)", last[..1].to_vec(), 0, &["FOREIGN"]);
     c.add("last batch deleted (no reader can see it yet)", last.to_vec(), 0, &["STOPPED"]);
     c.at("last batch deleted, later", last.to_vec(), 5_000, &[], 1, &["SILENT"]);
+    let retired = [delete(&name::batch_key(ALPHA, 2)), delete(&events_of(&alpha.objects, ALPHA, 2))];
+    c.add("last batch of a retired writer deleted", retired.to_vec(), 1, &["GAP"]);
     let all: Vec<Op> = c.good.keys().filter(|k| k.starts_with("events/")).map(|k| delete(k)).collect();
     c.at("after all retention, events gone", all, 480_000_000, &[], 1, &["EXPIRED", "SILENT"]);
 }
@@ -437,7 +439,10 @@ fn strangers(
         Forge::new(id, "beta.node-9.019bc146c7c07d3684686a5e014b7417", vec![stranger.clone()], 100, |_| {});
     let rows = thief.rows(&INPUTS[..2], 200);
     thief.seal(&rows, 900, |_| {});
-    c.add("a stranger's writer under a trusted name", Cases::write(&thief.objects), 0, &["FOREIGN"]);
+    c.add("a stranger's writer under a trusted name", Cases::write(&thief.objects), 1, &["UNTRUSTED"]);
+    // The genesis of a trusted writer replaced by one that verifies under its own key.
+    let replaced = Forge::new(id, BETA, vec![stranger.clone()], 0, |_| {});
+    c.add("genesis replaced by a stranger's", Cases::write(&replaced.objects), 1, &["UNTRUSTED"]);
     // A writer of another trail with our writer's key.
     let mut foreign = Forge::new(other.statement_hash(), BETA, vec![beta0.clone()], 0, |_| {});
     let rows = foreign.rows(&INPUTS[..2], 200);
@@ -734,7 +739,7 @@ fn epochs(
         |_| {},
     );
     // Its key is beta's second; nothing in the trust file pins it.
-    c.add("a writer of a trusted name with a key of later", Cases::write(&late.objects), 0, &["FOREIGN"]);
+    c.add("a writer of a trusted name with a key of later", Cases::write(&late.objects), 1, &["UNTRUSTED"]);
 }
 
 fn retention(c: &mut Cases, beta: &Forge) {
