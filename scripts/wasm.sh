@@ -17,8 +17,8 @@ web="$cache/rust-web-1"
 if [ ! -x "$web/rustc" ] && command -v apt-get >/dev/null 2>&1; then
     tmp="$(mktemp -d)"
     trap 'rm -rf "$tmp"' EXIT
-    # Lists are only fetched where there are none yet and we may.
-    if ! apt-cache show rustc-web >/dev/null 2>&1; then apt-get update -qq >/dev/null 2>&1 || true; fi
+    # Old lists name an old Rust; without the right to fetch new ones, the old must do.
+    apt-get update -qq >/dev/null 2>&1 || true
     std="$(apt-cache depends libstd-rust-web-dev 2>/dev/null | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p' | head -n 1)"
     llvm="$(apt-cache depends "${std:-none}" 2>/dev/null | sed -n 's/.*Depends: \(libllvm[0-9.]*\)$/\1/p' | head -n 1)"
     if [ -n "$std" ] && [ -n "$llvm" ] &&
@@ -30,7 +30,8 @@ if [ ! -x "$web/rustc" ] && command -v apt-get >/dev/null 2>&1; then
         chmod +x "$web/rustc"
     fi
 fi
-if [ -x "$web/rustc" ] && "$web/rustc" --version >/dev/null 2>&1; then
+minor="$("$web/rustc" --version 2>/dev/null | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p' || true)"
+if [ "${minor:-0}" -ge 89 ]; then
     RUSTC_BOOTSTRAP=1 RUSTC="$web/rustc" build -Zbuild-std=std,panic_abort
     echo "waxseal-trail builds for $target ($("$web/rustc" --version), standard library from source)"
 else

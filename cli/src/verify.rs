@@ -148,9 +148,11 @@ fn print(r: &Report) -> std::io::Result<()> {
 fn finding(out: &mut dyn std::io::Write, paint: &Paint, f: &Finding) -> std::io::Result<()> {
     let name = format!("{:<10}", f.verdict.name());
     let name = if f.verdict.exit() == 0 { paint.note(&name) } else { paint.bad(&name) };
-    writeln!(out, "{name} {}", f.detail)?;
+    // Names come from whoever wrote to the store: they must not repaint the terminal.
+    let plain = |text: &str| text.replace(|c: char| c.is_control(), "?");
+    writeln!(out, "{name} {}", plain(&f.detail))?;
     if let Some(o) = &f.object {
-        writeln!(out, "             object    {o}")?;
+        writeln!(out, "             object    {}", plain(o))?;
     }
     if let Some(w) = &f.writer {
         writeln!(out, "             writer    {w}")?;
