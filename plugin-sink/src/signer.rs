@@ -8,7 +8,6 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use std::sync::Arc;
 use waxseal_trail::envelope::{Envelope, Signature};
-use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
 
 /// What can sign for one public key.
@@ -161,11 +160,6 @@ pub fn sign(envelope: &mut Envelope, signers: &[Arc<dyn Signer>]) -> Result<(), 
         .map(|s| Ok(Signature { key: s.public().id(), bytes: s.sign(&message)? }))
         .collect::<Result<_, SignerError>>()?;
     Ok(())
-}
-
-/// The ids of keys, for messages.
-pub fn key_ids(signers: &[Arc<dyn Signer>]) -> Vec<Hash> {
-    signers.iter().map(|s| s.public().id()).collect()
 }
 
 #[cfg(test)]

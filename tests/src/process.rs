@@ -3,29 +3,19 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use waxseal_events::{EventsError, Reader};
+use waxseal_store::{LocalStore, Store, disk::RealDisk};
 
-/// The directory of the built binaries: where the tests' own lies, or its parent.
+/// A built binary: beside the running program, or, for a test (`target/<profile>/deps`), one directory up.
 ///
 /// # Panics
-/// If they are not built; `make test` builds them first.
+/// If it is not built; `make test` and `make bench` build first.
 pub fn bin(name: &str) -> PathBuf {
-    let me = std::env::current_exe().expect("a running test has a path");
-    let dir = me.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let path = dir.join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --workspace first", path.display());
-    path
-}
-
-/// A binary beside the running one, for programs that are not tests.
-///
-/// # Panics
-/// If it is not built.
-pub fn bin_beside(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("a running program has a path");
-    let path = me.parent().map(|d| d.join(name)).unwrap_or_default();
-    assert!(path.exists(), "{} is not built: run cargo build --release --workspace first", path.display());
-    path
+    let found = me.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not built: run cargo build --workspace first"))
 }
 
 /// Runs `waxseal` with arguments.
@@ -122,6 +112,16 @@ impl Site {
         Sink { child, log: Some(rest) }
     }
 
+    /// Runs the sink once, with a flag that makes it end by itself.
+    pub fn run_sink(&self, flags: &[&str]) -> Output {
+        Command::new(bin("waxseal-sink"))
+            .arg("--config")
+            .arg(self.path("sink.yaml"))
+            .args(flags)
+            .output()
+            .expect("waxseal-sink runs")
+    }
+
     /// The URL of the intake.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/v1/events", self.port)
@@ -137,6 +137,31 @@ impl Site {
         let json = serde_json::from_slice(&out.stdout).unwrap_or_default();
         (out.status.code().unwrap_or(-1), json)
     }
+}
+
+/// Calls `each` with every record of a trail's events objects, but for those whose key is in `except`.
+///
+/// # Panics
+/// If something cannot be read.
+pub fn each_record(store: &dyn Store, except: &[&str], each: &mut dyn FnMut(&serde_json::Value)) {
+    let mut keys = Vec::new();
+    waxseal_store::list_all(store, "events/", &mut |k| keys.push(k)).expect("it lists");
+    for key in keys.iter().filter(|k| !except.contains(&k.as_str())) {
+        let object = store.get(key).expect("it reads").expect("it was listed");
+        let reader = Reader::new(object.into()).expect("an events object");
+        let read = reader.read::<EventsError>(|rows| {
+            for r in &rows.records {
+                each(&serde_json::from_slice(r.data()).expect("a record is JSON"));
+            }
+            Ok(())
+        });
+        read.expect("an events object");
+    }
+}
+
+/// A local directory as a store, to read.
+pub fn local_store(dir: &Path) -> LocalStore {
+    LocalStore::new(Arc::new(RealDisk), dir, "test")
 }
 
 /// A running sink.

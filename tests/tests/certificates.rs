@@ -1,8 +1,7 @@
 //! A CA vouches for writers by the names in their certificates, and for nobody else.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use std::process::Command;
-use waxseal_e2e::process::{Site, bin, post, waxseal};
+use waxseal_e2e::process::{Site, post, waxseal};
 
 struct Authority {
     pem: String,
@@ -111,12 +110,7 @@ fn the_leaf_is_for_the_key() {
         site.path("writer/tls.crt").display()
     );
     std::fs::write(site.path("sink.yaml"), yaml.replace(&format!("  - key: file:{key}\n"), &with)).unwrap();
-    let out = Command::new(bin("waxseal-sink"))
-        .arg("--check-config")
-        .arg("--config")
-        .arg(site.path("sink.yaml"))
-        .output()
-        .unwrap();
+    let out = site.run_sink(&["--check-config"]);
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success() && err.contains("another key"), "{err}");
 }

@@ -130,22 +130,12 @@ fn generate_and_telemetry() {
 #[test]
 fn a_mistake_in_the_configuration_is_named() {
     let site = Site::new("heartbaet: 5m\n");
-    let out = Command::new(bin("waxseal-sink"))
-        .arg("--check-config")
-        .arg("--config")
-        .arg(site.path("sink.yaml"))
-        .output()
-        .unwrap();
+    let out = site.run_sink(&["--check-config"]);
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success());
     assert!(err.contains("sink.yaml") && err.contains("heartbaet"), "{err}");
     let site = Site::new("");
-    let out = Command::new(bin("waxseal-sink"))
-        .arg("--check-config")
-        .arg("--config")
-        .arg(site.path("sink.yaml"))
-        .output()
-        .unwrap();
+    let out = site.run_sink(&["--check-config"]);
     assert!(
         out.status.success() && String::from_utf8_lossy(&out.stdout).contains("the configuration is good")
     );

@@ -5,10 +5,9 @@
 //! Rounds: 100, or `WAXSEAL_CRASH_ROUNDS`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, post};
+use waxseal_e2e::process::{Site, each_record, local_store, post};
 
 const STAGES: [&str; 7] =
     ["decode", "spool write", "fsync", "seal intent", "events object", "header", "idle"];
@@ -231,7 +230,8 @@ fn sigkill_under_load() {
     let (exit, report) = site.verify(&[]);
     assert_eq!(exit, 0, "{report:#}");
     let mut seen: HashMap<(u64, u64, u64), u64> = HashMap::new();
-    events(&site.path("trail"), &mut |m| {
+    each_record(&local_store(&site.path("trail")), &[], &mut |v| {
+        let m = &v["metadata"];
         if let (Some(c), Some(n), Some(e)) = (m["client"].as_u64(), m["chunk"].as_u64(), m["event"].as_u64())
         {
             *seen.entry((c, n, e)).or_default() += 1;
@@ -247,26 +247,5 @@ fn sigkill_under_load() {
             let n = counts.get(stage).copied().unwrap_or(0);
             assert!(n >= 5, "only {n} kills during {stage}: {counts:?}");
         }
-    }
-}
-
-/// The metadata of all records in a trail.
-fn events(trail: &Path, each: &mut dyn FnMut(&serde_json::Value)) {
-    let store =
-        waxseal_store::LocalStore::new(std::sync::Arc::new(waxseal_store::disk::RealDisk), trail, "test");
-    let mut keys = Vec::new();
-    waxseal_store::list_all(&store, "events/", &mut |k| keys.push(k)).unwrap();
-    for key in keys {
-        let object = waxseal_store::Store::get(&store, &key).unwrap().unwrap();
-        let reader = waxseal_events::Reader::new(object.into()).unwrap();
-        reader
-            .read::<waxseal_events::EventsError>(|rows| {
-                for r in &rows.records {
-                    let v: serde_json::Value = serde_json::from_slice(r.data()).unwrap();
-                    each(&v["metadata"]);
-                }
-                Ok(())
-            })
-            .unwrap();
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use waxseal_e2e::forge::{Signers, at, trail};
+use waxseal_e2e::process::each_record;
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Accepted, Chain, Chunk, Sealables, read_back};
 use waxseal_sink::clock::Clock;
@@ -233,23 +234,11 @@ fn check(w: &World, acknowledged: &[bool]) {
     let report = verify(&*w.cx.store, &options, &Silent);
     assert_eq!(report.exit_status(false, false), 0, "{:#?}", report.findings);
     let mut seen = vec![0; CHUNKS * EVENTS];
-    let mut keys = Vec::new();
-    waxseal_store::list_all(&*w.cx.store, "events/", &mut |k| keys.push(k)).unwrap();
-    for key in keys {
-        let object = w.cx.store.get(&key).unwrap().unwrap();
-        let reader = waxseal_events::Reader::new(object.into()).unwrap();
-        reader
-            .read::<waxseal_events::EventsError>(|rows| {
-                for r in &rows.records {
-                    let v: serde_json::Value = serde_json::from_slice(r.data()).unwrap();
-                    if let Some(n) = v["metadata"]["chunk"].as_u64() {
-                        seen[n as usize * EVENTS + v["metadata"]["event"].as_u64().unwrap() as usize] += 1;
-                    }
-                }
-                Ok(())
-            })
-            .unwrap();
-    }
+    each_record(&*w.cx.store, &[], &mut |v| {
+        if let Some(n) = v["metadata"]["chunk"].as_u64() {
+            seen[n as usize * EVENTS + v["metadata"]["event"].as_u64().unwrap() as usize] += 1;
+        }
+    });
     assert!(seen.iter().all(|n| *n == 1), "events in the trail: {seen:?}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, post, waxseal};
+use waxseal_e2e::process::{Site, each_record, local_store, post, waxseal};
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -176,11 +176,7 @@ fn who_may_post() {
 fn two_sinks_do_not_share_a_state_directory() {
     let site = Site::new("");
     let sink = site.start();
-    let out = std::process::Command::new(waxseal_e2e::process::bin("waxseal-sink"))
-        .arg("--config")
-        .arg(site.path("sink.yaml"))
-        .output()
-        .unwrap();
+    let out = site.run_sink(&[]);
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("in use by another sink"));
     sink.stop();
@@ -206,12 +202,7 @@ fn heartbeats_stops_and_retirement() {
     assert_eq!(exit, 0, "{report:#}");
     assert!(report["findings"].as_array().unwrap().iter().any(|f| f["verdict"] == "STOPPED"));
     // Retired: nothing is expected of it any more, and the next start is another epoch that names it.
-    let out = std::process::Command::new(waxseal_e2e::process::bin("waxseal-sink"))
-        .arg("--retire")
-        .arg("--config")
-        .arg(site.path("sink.yaml"))
-        .output()
-        .unwrap();
+    let out = site.run_sink(&["--retire"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let (exit, report) = site.verify(&["--as-of", "2200-01-01T00:00:00Z"]);
     assert_eq!(exit, 0, "{report:#}");
@@ -272,27 +263,9 @@ fn another_sink_under_this_identity() {
         .filter_map(|f| f["object"].as_str())
         .collect();
     let mut seen = Vec::new();
-    let store = waxseal_store::LocalStore::new(
-        std::sync::Arc::new(waxseal_store::disk::RealDisk),
-        site.path("trail"),
-        "t",
-    );
-    waxseal_store::list_all(&store, "events/", &mut |k| {
-        if foreign.contains(&k.as_str()) {
-            return;
-        }
-        let object = waxseal_store::Store::get(&store, &k).unwrap().unwrap();
-        let reader = waxseal_events::Reader::new(object.into()).unwrap();
-        reader
-            .read::<waxseal_events::EventsError>(|rows| {
-                seen.extend(rows.records.iter().filter_map(|r| {
-                    serde_json::from_slice::<serde_json::Value>(r.data()).unwrap()["metadata"]["n"].as_u64()
-                }));
-                Ok(())
-            })
-            .unwrap();
-    })
-    .unwrap();
+    each_record(&local_store(&site.path("trail")), &foreign, &mut |v| {
+        seen.extend(v["metadata"]["n"].as_u64())
+    });
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3, 4]);
 }

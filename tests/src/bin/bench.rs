@@ -126,7 +126,7 @@ fn dir_size(dir: &Path) -> u64 {
 /// Seals all chunks, `times` over, from two producing threads.
 fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usize) -> Sealed {
     let dir = root.join(name);
-    let waxseal = waxseal_e2e::process::bin_beside("waxseal");
+    let waxseal = waxseal_e2e::process::bin("waxseal");
     let run = |args: &[&str]| {
         assert!(Command::new(&waxseal).args(args).stdout(Stdio::null()).status().is_ok_and(|s| s.success()))
     };
@@ -223,7 +223,7 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
 fn verify(s: &Sealed, quick: bool) -> (f64, f64, f64) {
     let before = usage().1;
     let begun = Instant::now();
-    let mut c = Command::new(waxseal_e2e::process::bin_beside("waxseal"));
+    let mut c = Command::new(waxseal_e2e::process::bin("waxseal"));
     c.arg("verify").arg(&s.trail).arg("--trust").arg(&s.trust);
     if quick {
         c.arg("--quick");
@@ -255,7 +255,7 @@ fn main() {
     )
     .expect("a directory");
     let file = root.path().join("events.ndjson");
-    let made = Command::new(waxseal_e2e::process::bin_beside("waxseal"))
+    let made = Command::new(waxseal_e2e::process::bin("waxseal"))
         .args(["generate", "--count", &count.to_string(), "--output"])
         .arg(&file)
         .status();

@@ -188,7 +188,7 @@ fn main() {
     exchanges(&mut c, &alpha, &beta);
     strangers(&mut c, id, &stranger, &beta_middle, &beta_before_rotation, &beta0);
     signed_but_wrong(&mut c, &beta, &beta_before_last);
-    epochs(&mut c, id, &beta, &beta1, &alpha, &alpha2, &rsa);
+    epochs(&mut c, id, &beta, &alpha, &alpha2, &rsa);
     retention(&mut c, &beta);
     let lines: String =
         c.list.iter().map(|case| serde_json::to_string(case).expect("plain") + "\n").collect();
@@ -703,17 +703,7 @@ fn rows_changed(c: &mut Cases, beta: &Forge) {
     c.at("an events object that is no Parquet", Cases::write(&objects), 5_000, &[], 1, &["INCONSISTENT"]);
 }
 
-fn epochs(
-    c: &mut Cases,
-    id: Hash,
-    beta: &Forge,
-    beta1: &Arc<dyn Signer>,
-    alpha: &Forge,
-    alpha2: &Forge,
-    rsa: &Arc<dyn Signer>,
-) {
-    let keys: Signers = vec![beta1.clone()];
-    let _ = keys;
+fn epochs(c: &mut Cases, id: Hash, beta: &Forge, alpha: &Forge, alpha2: &Forge, rsa: &Arc<dyn Signer>) {
     let p = Predecessor { writer: ALPHA2.into(), batch: Some(0), statement: alpha2.previous };
     let mut third = Forge::new(id, "alpha.019bc1560a007d3684686a5e014b7417", vec![rsa.clone()], 3700, |g| {
         g.reason = Reason::StateLost;
