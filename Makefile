@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo test wasm lint fmt bench kit deny
+.PHONY: all build release demo test wasm lint fmt bench memory kit deny
 
 all: build
 
@@ -45,3 +45,8 @@ kit:
 # Licences, bans and sources; needs cargo-deny. Advisories need a database: cargo deny check advisories.
 deny:
 	$(CARGO) deny check licenses bans sources
+
+# How much memory a sink takes under load: eight clients, 5,000 events a post, for a minute.
+memory:
+	$(CARGO) build --locked --release
+	@bash scripts/memory.sh "$(CARGO_TARGET_DIR)/release" $(MEMORY)

@@ -49,9 +49,9 @@ const NO_DICTIONARY: [&str; 7] =
     ["record", "sequence", "timestamp", "event_id", "resource", "correlation_id", "session_id"];
 
 /// Rows of a row group at most.
-const GROUP_ROWS: usize = 16_384;
+const GROUP_ROWS: usize = 8_192;
 /// Bytes of records after which a row group is closed.
-const GROUP_BYTES: usize = 8 << 20;
+const GROUP_BYTES: usize = 4 << 20;
 
 /// What is wrong with an events object.
 #[derive(Debug, thiserror::Error)]

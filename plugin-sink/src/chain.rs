@@ -87,6 +87,11 @@ pub struct Sealables {
 }
 
 impl Sealables {
+    /// Bytes of memory it takes.
+    pub fn memory(&self) -> usize {
+        self.text.len() + self.records.capacity() * size_of::<Sealable>()
+    }
+
     /// The text of one of the records.
     pub fn text_of(&self, record: &Sealable) -> Bytes {
         self.text.slice(record.at..record.at + record.len)
@@ -115,8 +120,8 @@ pub struct Chain {
 struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
-    const KEEP: usize = 8;
-    const LARGEST: usize = 8 << 20;
+    const KEEP: usize = 3;
+    const LARGEST: usize = 6 << 20;
 
     fn take(&self) -> Vec<u8> {
         self.0.lock().ok().and_then(|mut b| b.pop()).unwrap_or_default()

@@ -71,7 +71,7 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(32)
+        .max_blocking_threads(16)
         .thread_name("wax-net")
         .enable_all()
         .build()?;

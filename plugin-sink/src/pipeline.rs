@@ -25,19 +25,38 @@ use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Events, Template, relink};
 use waxseal_trail::statement::{Reason, State};
 
-/// Called once with what became of a chunk.
-pub type Reply = Box<dyn FnOnce(Result<Receipt, Refusal>) + Send>;
+/// Where to say what became of a chunk, once.
+type Reply = SyncSender<Result<Receipt, Refusal>>;
+
+/// A chunk that has been handed over.
+pub struct Pending(Receiver<Result<Receipt, Refusal>>);
+
+impl Pending {
+    /// Waits for what became of it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it has to be sent again, unless it turns out to be durable, which its key tells.
+    pub fn wait(self) -> Result<Receipt, Refusal> {
+        // With `acknowledge: stored` the store may be away for hours: the client tries again, and is recognised.
+        self.0.recv_timeout(ANSWER).unwrap_or(Err(Refusal::Failing))
+    }
+}
 
 /// Input that waits for the spool thread; beyond it, intake waits.
-const QUEUE_BYTES: usize = 16 << 20;
+const QUEUE_BYTES: usize = 8 << 20;
 /// One group of chunks: one write, one sync.
 const GROUP_BYTES: usize = 2 << 20;
 /// Records between spool and sealer in memory.
-const RING_BYTES: usize = 12 << 20;
+const RING_BYTES: usize = 8 << 20;
 /// How long a client is kept waiting for its answer.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long intake waits for room before it refuses.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// There is room for the one answer; nobody may be waiting for it any more.
+fn tell(reply: &Reply, answer: Result<Receipt, Refusal>) {
+    let _ = reply.try_send(answer);
+}
 
 struct Queue {
     chunks: VecDeque<(Chunk, Reply)>,
@@ -69,7 +88,7 @@ struct Shared {
 }
 
 /// So many event buffers are kept.
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 4;
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in one thread ends the pipeline; the others must still be able to stop.
@@ -87,9 +106,9 @@ pub struct Pipeline {
 pub struct Submitter(Arc<Shared>);
 
 impl Submitter {
-    /// Filters a chunk and hands it over; `reply` is called once it is durable, or was refused. Waits a little
-    /// where the spool is behind.
-    pub fn submit(&self, mut chunk: Chunk, input_bytes: usize, reply: Reply) {
+    /// Filters a chunk and hands it over. Waits a little where the spool is behind.
+    pub fn submit(&self, mut chunk: Chunk, input_bytes: usize) -> Pending {
+        let (reply, answer) = sync_channel(1);
         let shared = &*self.0;
         chunk.filter_errors += shared.filters.apply(&mut chunk.events);
         let size = chunk.events.bytes() + 256;
@@ -111,35 +130,20 @@ impl Submitter {
         if let Some(r) = refusal {
             drop(q);
             shared.metrics.refused.inc();
-            return reply(Err(r));
+            tell(&reply, Err(r));
+            return Pending(answer);
         }
         shared.metrics.bytes.inc_by(input_bytes as u64);
         q.bytes += size;
         q.chunks.push_back((chunk, reply));
         drop(q);
         shared.queue_changed.notify_all();
+        Pending(answer)
     }
 
     /// An empty buffer to convert events into.
     pub fn buffer(&self) -> Events {
         lock(&self.0.buffers).pop().unwrap_or_default()
-    }
-
-    /// [`Submitter::submit`] and wait for the answer.
-    ///
-    /// # Errors
-    /// [`Refusal`]: nothing of the chunk is lost, and it has to be sent again.
-    pub fn submit_and_wait(&self, chunk: Chunk, input_bytes: usize) -> Result<Receipt, Refusal> {
-        let (tx, rx) = sync_channel(1);
-        self.submit(
-            chunk,
-            input_bytes,
-            Box::new(move |r| {
-                let _ = tx.send(r);
-            }),
-        );
-        // With `acknowledge: stored` the store may be away for hours: the client tries again, and is recognised.
-        rx.recv_timeout(ANSWER).unwrap_or(Err(Refusal::Failing))
     }
 
     /// The numbers.
@@ -200,8 +204,8 @@ impl Pipeline {
                 // Whoever still waits is told to try again.
                 close_queue(&inner);
                 let rest: Vec<_> = lock(&inner.queue).chunks.drain(..).collect();
-                rest.into_iter().for_each(|(_, reply)| reply(Err(Refusal::Closing)));
-                lock(&inner.waiting).drain(..).for_each(|w| (w.reply)(Err(Refusal::Closing)));
+                rest.into_iter().for_each(|(_, reply)| tell(&reply, Err(Refusal::Closing)));
+                lock(&inner.waiting).drain(..).for_each(|w| tell(&w.reply, Err(Refusal::Closing)));
                 result
             })
             .map_err(|e| SinkError::Random(e.to_string()))?;
@@ -395,7 +399,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
         };
         shared.ready.store(false, Ordering::Relaxed);
         // Whoever waits for the store is asked to send again: with a key, that is recognised.
-        lock(&shared.waiting).drain(..).for_each(|w| (w.reply)(Err(Refusal::Failing)));
+        lock(&shared.waiting).drain(..).for_each(|w| tell(&w.reply, Err(Refusal::Failing)));
         let mut wait = Duration::from_millis(200);
         let mut fork = forked;
         (epoch, chain) = loop {
@@ -476,7 +480,8 @@ fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
         stored: AtomicU64::new(epoch.stored.next_sequence),
         epoch: Mutex::new(epoch),
     };
-    let (tx, rx) = sync_channel::<Sealed>(1);
+    // No sealed batch waits between the two threads: each holds its whole object.
+    let (tx, rx) = sync_channel::<Sealed>(0);
     let reader = SpoolReader::new(shared.cx.disk.clone(), &dir);
     thread::scope(|scope| {
         let flow = &flow;
@@ -603,12 +608,12 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                     if replies.first().is_some_and(Option::is_none) {
                         started = chunks.into_iter().next();
                     }
-                    replies.into_iter().flatten().for_each(|reply| reply(Err(r)));
+                    replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(r)));
                     // The store thread may just be about to give room back.
                     thread::sleep(Duration::from_millis(20));
                 }
                 Accepted::Poisoned(e) => {
-                    replies.into_iter().flatten().for_each(|reply| reply(Err(Refusal::Failing)));
+                    replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(Refusal::Failing)));
                     return Err(End::Reopen(format!("the spool's disk failed: {e}")));
                 }
             }
@@ -641,7 +646,7 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
         Acknowledge::Spooled => {
             for (receipt, reply) in receipts.iter().zip(replies) {
                 if let Some(reply) = reply {
-                    reply(Ok(*receipt));
+                    tell(&reply, Ok(*receipt));
                 }
             }
         }
@@ -659,9 +664,11 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
 }
 
 fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
-    let bytes = records.text.len();
+    let bytes = records.memory();
     let mut ring = lock(&flow.ring);
-    while ring.bytes > RING_BYTES
+    // A group larger than the ring goes through it alone.
+    while !ring.groups.is_empty()
+        && ring.bytes + bytes > RING_BYTES
         && !ring.stalled
         && !flow.stopping()
         && !shared.abandon.load(Ordering::Relaxed)
@@ -677,7 +684,7 @@ fn hand_over(shared: &Shared, flow: &Flow, records: Sealables, end: u64) {
     if metrics.oldest_unstored.get() == 0.0 {
         metrics.oldest_unstored.set(shared.cx.clock.now().unix_seconds() as f64);
     }
-    if ring.bytes > RING_BYTES {
+    if !ring.groups.is_empty() && ring.bytes + bytes > RING_BYTES {
         // The sealer waits for the store: it will read these from the spool.
         ring.groups.clear();
         ring.bytes = 0;
@@ -760,13 +767,13 @@ fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
                         return Next::Disk;
                     }
                     let group = ring.groups.pop_front().unwrap_or_default();
-                    ring.bytes -= group.text.len().min(ring.bytes);
+                    ring.bytes -= group.memory().min(ring.bytes);
                     drop(ring);
                     flow.changed.notify_all();
                     return Next::Records(group);
                 }
                 _ => {
-                    let bytes = group.text.len();
+                    let bytes = group.memory();
                     ring.bytes -= bytes.min(ring.bytes);
                     ring.groups.pop_front();
                 }
@@ -893,7 +900,7 @@ fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) 
         *waiting = rest;
         ready.extend(done);
     }
-    ready.into_iter().for_each(|w| (w.reply)(Ok(w.receipt)));
+    ready.into_iter().for_each(|w| tell(&w.reply, Ok(w.receipt)));
     Ok(true)
 }
 

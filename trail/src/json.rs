@@ -288,40 +288,56 @@ pub fn to_canonical<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
 
 /// Splits the elements of a JSON array without parsing them: `None` if the text is not an array whose
 /// strings, brackets and commas match up. Each element is trimmed; an element may still be broken JSON.
-pub fn split_array(text: &[u8]) -> Option<Vec<&[u8]>> {
-    let text = text.trim_ascii();
-    let inner = text.strip_prefix(b"[")?.strip_suffix(b"]")?;
-    let mut parts = Vec::new();
-    let (mut depth, mut start, mut at) = (0usize, 0, 0);
-    while at < inner.len() {
-        match inner[at] {
-            b'"' => {
-                at += 1;
-                loop {
-                    match inner.get(at)? {
-                        b'"' => break,
-                        b'\\' => at += 2,
-                        _ => at += 1,
+pub fn split_array(text: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let inner = text.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let elements = || Elements { text: inner, at: if inner.trim_ascii().is_empty() { None } else { Some(0) } };
+    // Nothing is given out before all of it is known to be an array; and no list of it is kept.
+    elements().all(|e| e.is_some()).then(|| elements().flatten())
+}
+
+struct Elements<'t> {
+    text: &'t [u8],
+    at: Option<usize>,
+}
+
+impl<'t> Elements<'t> {
+    /// The element at `start`, and where the next begins.
+    fn element(&self, start: usize) -> Option<(&'t [u8], Option<usize>)> {
+        let (mut depth, mut at) = (0usize, start);
+        while let Some(c) = self.text.get(at) {
+            match c {
+                b'"' => {
+                    at += 1;
+                    loop {
+                        match self.text.get(at)? {
+                            b'"' => break,
+                            b'\\' => at += 2,
+                            _ => at += 1,
+                        }
                     }
                 }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth = depth.checked_sub(1)?,
+                b',' if depth == 0 => break,
+                _ => {}
             }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.checked_sub(1)?,
-            b',' if depth == 0 => {
-                parts.push(inner[start..at].trim_ascii());
-                start = at + 1;
-            }
-            _ => {}
+            at += 1;
         }
-        at += 1;
+        let element = self.text.get(start..at.min(self.text.len()))?.trim_ascii();
+        let next = (at < self.text.len()).then_some(at + 1);
+        // `[1,,2]` and `[1,]` are no arrays.
+        (depth == 0 && !element.is_empty()).then_some((element, next))
     }
-    if depth != 0 {
-        return None;
+}
+
+impl<'t> Iterator for Elements<'t> {
+    type Item = Option<&'t [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.at.take()?;
+        Some(self.element(start).map(|(element, next)| {
+            self.at = next;
+            element
+        }))
     }
-    let last = inner[start..].trim_ascii();
-    if !(last.is_empty() && parts.is_empty()) {
-        parts.push(last);
-    }
-    // `[1,,2]` and `[1,]` are no arrays.
-    parts.iter().all(|p| !p.is_empty()).then_some(parts)
 }

@@ -176,7 +176,7 @@ proptest! {
     #[test]
     fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = canonicalize(&bytes);
-        let _ = split_array(&bytes);
+        let _ = split_array(&bytes).map(Iterator::count);
         let _ = Checker::default().check(&bytes);
         let _ = waxseal_trail::envelope::Envelope::parse(&bytes);
         let _ = waxseal_trail::keys::PublicKey::from_spki(&bytes);
@@ -190,7 +190,7 @@ proptest! {
 fn arrays_are_split_where_their_commas_are() {
     let split = |t: &str| {
         split_array(t.as_bytes())
-            .map(|p| p.iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect::<Vec<_>>())
+            .map(|p| p.map(|b| String::from_utf8_lossy(b).into_owned()).collect::<Vec<_>>())
     };
     assert_eq!(split("[]"), Some(vec![]));
     assert_eq!(

@@ -7,33 +7,42 @@
 
 use crate::chain::{Chunk, Refusal};
 use crate::config::Http;
-use crate::pipeline::Submitter;
+use crate::pipeline::{Pending, Submitter};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::record::Converter;
 
-/// Events of one request: each takes its place in the record's own members, however small it is.
-const MAX_EVENTS: usize = 50_000;
+/// Events of one request: however small an event is, its record takes some 450 bytes.
+const MAX_EVENTS: usize = 1_000_000;
+/// A request is handed over in parts of so many bytes, or so many events: memory is that of some parts, however
+/// large the requests are. Parts are cut by the body alone, so that a retry is cut in the same places.
+const PART_BYTES: usize = 1 << 20;
+const PART_EVENTS: usize = 4096;
+/// Parts of one request on their way at once.
+const PARTS: usize = 4;
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 /// Bodies that are held in memory at once, in units of [`PERMIT`].
-const BODY_PERMITS: usize = 64;
+const BODY_PERMITS: usize = 16;
 /// Bytes of body that one permit stands for.
 const PERMIT: usize = 1 << 20;
 /// How long a client may take for its headers, and for each piece of its body.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// And so much longer for each [`PERMIT`] of a body.
+const SECOND_A_PERMIT: Duration = Duration::from_secs(1);
 
 /// A listening intake.
 pub struct Server {
@@ -63,7 +72,7 @@ impl Server {
             submitter,
             token: config.token,
             max_body: config.max_body,
-            bodies: Arc::new(Semaphore::new(BODY_PERMITS.max(config.max_body.div_ceil(PERMIT) * 2))),
+            bodies: Arc::new(Semaphore::new(BODY_PERMITS.max(config.max_body.div_ceil(PERMIT)))),
         };
         Ok(Server { listener, state: Arc::new(state), tls: acceptor })
     }
@@ -254,7 +263,9 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     let Ok(Ok(permit)) = acquired else {
         return Err(later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", "too many bodies at once"));
     };
-    let collected = match tokio::time::timeout(PATIENCE * 4, collect(request.into_body(), max)).await {
+    // Whoever holds room must use it: a body that trickles gives its room back to the others.
+    let patience = PATIENCE + SECOND_A_PERMIT * permits;
+    let collected = match tokio::time::timeout(patience, collect(request.into_body(), declared, max)).await {
         Ok(Ok(Some(body))) => body,
         Ok(Ok(None)) => return Err(too_large()),
         Ok(Err(e)) => return Err(refuse(StatusCode::BAD_REQUEST, "body", e)),
@@ -264,9 +275,8 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     };
     let state = state.clone();
     let done = tokio::task::spawn_blocking(move || {
-        let answer = take(&state, &collected, encoding, shape, key.as_deref(), peer, max);
-        drop(permit);
-        answer
+        let request = Body { bytes: collected, permit, encoding, shape };
+        take(&state, request, key.as_deref(), peer, max)
     })
     .await;
     done.unwrap_or_else(|_| {
@@ -275,8 +285,12 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
 }
 
 /// The body; `None` if it is larger than `max` (then some more of it is read, so that the client sees the answer).
-async fn collect(mut body: Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let mut out = BytesMut::new();
+async fn collect(
+    mut body: Incoming,
+    declared: Option<usize>,
+    max: usize,
+) -> Result<Option<Bytes>, hyper::Error> {
+    let mut out = BytesMut::with_capacity(declared.unwrap_or(0).min(max));
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             if out.len() + data.len() > max {
@@ -323,64 +337,60 @@ fn shape(headers: &HeaderMap) -> Result<Shape, Answer> {
     }
 }
 
+/// A body that has arrived, and the room it holds.
+struct Body {
+    bytes: Bytes,
+    permit: OwnedSemaphorePermit,
+    encoding: Encoding,
+    shape: Shape,
+}
+
 /// Decodes, submits and waits. Runs on a thread that may wait.
 fn take(
     state: &Shared,
-    body: &Bytes,
-    encoding: Encoding,
-    shape: Shape,
+    body: Body,
     key: Option<&[u8]>,
     peer: SocketAddr,
     max: usize,
 ) -> Result<Answer, Answer> {
-    let plain = decompress(body, encoding, max)?;
-    let text: &[u8] = plain.as_deref().unwrap_or(body);
-    let mut events = state.submitter.buffer();
-    let mut converter = Converter::default();
+    let Body { bytes, mut permit, encoding, shape } = body;
+    let bytes = decompress(bytes, encoding, max)?;
+    let text: &[u8] = &bytes;
+    // A compressed body had to reckon with the most; now its size is known.
+    drop(permit.split(permit.num_permits().saturating_sub(text.len().div_ceil(PERMIT).max(1))));
+    let too_many = || {
+        let detail = format!("more than {MAX_EVENTS} events in one request");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    };
     let array = match shape {
         Shape::Lines => false,
         Shape::ByFirstByte => text.trim_ascii_start().first() == Some(&b'['),
     };
-    if array {
-        let parts = json::split_array(text).ok_or_else(|| {
-            refuse(
-                StatusCode::BAD_REQUEST,
-                "array",
-                "the body begins with [ but is no array that can be split into events",
-            )
-        })?;
-        parts.iter().take(MAX_EVENTS + 1).for_each(|p| converter.json(p, &mut events));
-    } else {
-        for line in text.split(|c| *c == b'\n') {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            // A line of nothing is nothing, in NDJSON; other whitespace is somebody's text.
-            if !line.is_empty() {
-                converter.json(line, &mut events);
-            }
-            if events.len() > MAX_EVENTS {
-                break;
-            }
+    // Whatever is refused for what it is, is refused before any of it is taken.
+    let receipt = if array {
+        let split = || {
+            json::split_array(text).ok_or_else(|| {
+                refuse(
+                    StatusCode::BAD_REQUEST,
+                    "array",
+                    "the body begins with [ but is no array that can be split into events",
+                )
+            })
+        };
+        if split()?.nth(MAX_EVENTS).is_some() {
+            return Err(too_many());
         }
-    }
-    if events.len() > MAX_EVENTS {
-        let detail = format!("more than {MAX_EVENTS} events in one request");
-        return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
-    }
-    if events.is_empty() {
-        return Ok(answer(StatusCode::OK, serde_json::json!({ "accepted": 0, "unparsed": 0 })));
-    }
-    let key = key.map(|k| {
-        // The same key with another body is another chunk: nothing may be lost to a client's mistake.
-        let mut d = Digest::default();
-        d.update(b"http\0");
-        d.update(&sha256(k).0);
-        d.update(&sha256(text).0);
-        d.finish().0
-    });
-    let source = json::to_canonical(&serde_json::json!({ "intake": "http", "peer": peer.ip().to_string() }))
-        .unwrap_or_default();
-    let chunk = Chunk { events, source, key, filter_errors: 0 };
-    match state.submitter.submit_and_wait(chunk, text.len()) {
+        submit(state, split()?, text, key, peer)
+    } else {
+        if memchr::memchr_iter(b'\n', text).nth(MAX_EVENTS).is_some() {
+            return Err(too_many());
+        }
+        // A line of nothing is nothing, in NDJSON; other whitespace is somebody's text.
+        let lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+        submit(state, lines.filter(|l| !l.is_empty()), text, key, peer)
+    };
+    drop(permit);
+    match receipt {
         Ok(r) => {
             let mut body = serde_json::json!({ "accepted": r.accepted, "unparsed": r.unparsed });
             if r.redelivered {
@@ -394,15 +404,81 @@ fn take(
     }
 }
 
-/// `None`: the body is plain already.
-fn decompress(body: &Bytes, encoding: Encoding, max: usize) -> Result<Option<Vec<u8>>, Answer> {
+/// What became of a whole request.
+#[derive(Default)]
+struct Taken {
+    accepted: u64,
+    unparsed: u64,
+    /// All of it was known.
+    redelivered: bool,
+}
+
+/// Hands the events over in parts and waits for all of them. If one is refused the client sends everything again;
+/// with a key, the parts that are durable are then recognised.
+fn submit<'t>(
+    state: &Shared,
+    mut events: impl Iterator<Item = &'t [u8]>,
+    text: &[u8],
+    key: Option<&[u8]>,
+    peer: SocketAddr,
+) -> Result<Taken, Refusal> {
+    // The same key with another body is another request: nothing may be lost to a client's mistake.
+    let request = key.map(|k| (sha256(k), sha256(text)));
+    let source = json::to_canonical(&serde_json::json!({ "intake": "http", "peer": peer.ip().to_string() }))
+        .unwrap_or_default();
+    let mut converter = Converter::default();
+    let mut pending = VecDeque::new();
+    let mut taken = Taken::default();
+    let mut known = 0;
+    let mut finish = |answer: Pending, taken: &mut Taken| {
+        let receipt = answer.wait()?;
+        taken.accepted += receipt.accepted;
+        taken.unparsed += receipt.unparsed;
+        known += if receipt.redelivered { receipt.accepted } else { 0 };
+        Ok(())
+    };
+    for part in 0u64.. {
+        let mut buffer = state.submitter.buffer();
+        let mut bytes = 0;
+        while bytes < PART_BYTES && buffer.len() < PART_EVENTS {
+            let Some(event) = events.next() else { break };
+            converter.json(event, &mut buffer);
+            bytes += event.len() + 1;
+        }
+        if buffer.is_empty() {
+            break;
+        }
+        let key = request.map(|(key, body)| {
+            let mut d = Digest::default();
+            d.update(b"http\0");
+            d.update(&key.0);
+            d.update(&body.0);
+            d.update(&part.to_be_bytes());
+            d.finish().0
+        });
+        if pending.len() == PARTS
+            && let Some(first) = pending.pop_front()
+        {
+            finish(first, &mut taken)?;
+        }
+        let chunk = Chunk { events: buffer, source: source.clone(), key, filter_errors: 0 };
+        pending.push_back(state.submitter.submit(chunk, bytes));
+    }
+    for answer in pending {
+        finish(answer, &mut taken)?;
+    }
+    taken.redelivered = taken.accepted > 0 && known == taken.accepted;
+    Ok(taken)
+}
+
+fn decompress(body: Bytes, encoding: Encoding, max: usize) -> Result<Bytes, Answer> {
     let mut out = Vec::new();
     let bad = |e: std::io::Error| {
         refuse(StatusCode::BAD_REQUEST, "content_encoding", format!("cannot decompress: {e}"))
     };
     let limit = max as u64 + 1;
     match encoding {
-        Encoding::Identity => return Ok(None),
+        Encoding::Identity => return Ok(body),
         Encoding::Gzip => {
             flate2::read::MultiGzDecoder::new(&body[..]).take(limit).read_to_end(&mut out).map_err(bad)?
         }
@@ -420,7 +496,7 @@ fn decompress(body: &Bytes, encoding: Encoding, max: usize) -> Result<Option<Vec
             format!("the body decompresses to more than {max} bytes (intake.http.max_body)"),
         ));
     }
-    Ok(Some(out))
+    Ok(out.into())
 }
 
 /// A TLS acceptor from PEM.

@@ -33,6 +33,29 @@ fn usage() -> (f64, f64, f64) {
     ((fields[10] + fields[11]) / 100.0, (fields[12] + fields[13]) / 100.0, peak.unwrap_or(0.0) / 1024.0)
 }
 
+/// CPU seconds of each live thread of this process that is one of the sink's.
+fn threads() -> Vec<(String, f64)> {
+    let mut out = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let ticks: f64 = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|f| f.parse::<f64>().ok())
+            .sum();
+        if name.starts_with("wax-") {
+            out.push((name.trim().to_owned(), ticks / 100.0));
+        }
+    }
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    out
+}
+
 /// CPU seconds of a command over a file.
 fn command(program: &str, args: &[&str], file: &Path) -> f64 {
     let before = usage().1;
@@ -107,6 +130,7 @@ struct Sealed {
     cpu: f64,
     peak: f64,
     stored: u64,
+    threads: Vec<(String, f64)>,
     trail: PathBuf,
     trust: PathBuf,
 }
@@ -186,27 +210,21 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
                     for e in chunk {
                         if json { converter.json(e, &mut events) } else { converter.msgpack(e, &mut events) }
                     }
-                    let (tx, rx) = std::sync::mpsc::sync_channel(1);
                     let source = b"{\"intake\":\"http\",\"peer\":\"127.0.0.1\"}".to_vec();
-                    submitter.submit(
-                        Chunk { events, source, key: None, filter_errors: 0 },
-                        chunk.iter().map(Vec::len).sum(),
-                        Box::new(move |r| {
-                            let _ = tx.send(r);
-                        }),
-                    );
-                    pending.push_back(rx);
+                    let chunk_of = Chunk { events, source, key: None, filter_errors: 0 };
+                    pending.push_back(submitter.submit(chunk_of, chunk.iter().map(Vec::len).sum()));
                     if pending.len() > 8 {
-                        let done = pending.pop_front().map(|rx| rx.recv());
-                        assert!(matches!(done, Some(Ok(Ok(_)))), "a chunk was refused");
+                        let done = pending.pop_front().map(waxseal_sink::pipeline::Pending::wait);
+                        assert!(matches!(done, Some(Ok(_))), "a chunk was refused");
                     }
                 }
-                for rx in pending {
-                    assert!(matches!(rx.recv(), Ok(Ok(_))), "a chunk was refused");
+                for answer in pending {
+                    assert!(answer.wait().is_ok(), "a chunk was refused");
                 }
             });
         }
     });
+    let threads = threads();
     // To the last signed header in the store.
     pipeline.stop(Duration::from_secs(120)).expect("it stops");
     let after = usage();
@@ -215,6 +233,7 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
         cpu: after.0 - before.0,
         peak: after.2,
         stored: dir_size(&dir.join("trail")),
+        threads,
         trail: dir.join("trail"),
         trust: dir.join("keys/trust.yaml"),
     }
@@ -360,6 +379,9 @@ fn main() {
             s.peak,
             s.stored as f64 / all
         );
+        for (name, seconds) in &s.threads {
+            eprintln!("{name}: {:.2} µs an event", seconds / all * 1e6);
+        }
         last = Some(s);
     }
     let Some(s) = last else { return };
