@@ -1,5 +1,7 @@
 //! `waxseal`: make a trail, look at it, verify it.
 
+#![forbid(unsafe_code)]
+
 mod canonicalize;
 mod generate;
 mod init;

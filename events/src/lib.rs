@@ -4,6 +4,8 @@
 //! group and of what is already compressed. Reading goes through all columns in step, a few thousand rows
 //! at a time. Only the low-level column API is used: Arrow would double the dependencies of a DaemonSet.
 
+#![forbid(unsafe_code)]
+
 use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
 use parquet::column::reader::ColumnReader;

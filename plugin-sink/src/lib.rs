@@ -12,6 +12,8 @@
 //! A stop at any instruction leaves a state that [`epoch::Epoch::open`] and [`chain::Chain::open`]
 //! continue from; there is no second path for recovery.
 
+#![forbid(unsafe_code)]
+
 pub mod chain;
 pub mod clock;
 pub mod config;

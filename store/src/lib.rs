@@ -3,6 +3,8 @@
 //! A store can create an object if nothing is there under its key, and read. It cannot overwrite and it
 //! cannot delete: there is no call for either.
 
+#![forbid(unsafe_code)]
+
 pub mod disk;
 mod local;
 #[cfg(feature = "sim")]

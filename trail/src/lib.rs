@@ -4,6 +4,8 @@
 //! No I/O, no clock, no async, no `unsafe`. The bytes are specified in `docs/format.md`; section numbers
 //! in this crate's documentation are that page's. Builds for `wasm32-unknown-unknown` too.
 
+#![forbid(unsafe_code)]
+
 pub mod certificate;
 pub mod envelope;
 pub mod hash;

@@ -4,6 +4,8 @@
 //! headers; then the events objects of all writers in parallel; then what nothing names. Every object is
 //! read once; what is held in memory is the headers' summaries and, per thread, one events object.
 
+#![forbid(unsafe_code)]
+
 mod records;
 mod report;
 mod writer;
