@@ -1,5 +1,6 @@
 //! JSON texts: a strict RFC 8259 parser onto the tape, and RFC 8785 canonical form.
 
+use crate::number;
 use crate::tape::{
     Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node, quote, utf16_cmp,
 };
@@ -10,7 +11,7 @@ pub(crate) fn parse(input: &[u8], form: Form, limit: usize, tape: &mut Tape) -> 
     if input.len() >= MAX_INPUT {
         return Err(Fault::TooLarge);
     }
-    let text = core::str::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))?;
+    let text = from_utf8(input)?;
     let mut p = Parser { text, b: input, at: 0, form, limit, tape, exact: true };
     p.space();
     p.value(1)?;
@@ -22,28 +23,19 @@ pub(crate) fn parse(input: &[u8], form: Form, limit: usize, tape: &mut Tape) -> 
 /// write, without writing it.
 pub(crate) fn parse_canonical(input: &[u8], limit: usize, tape: &mut Tape) -> Result<bool, Fault> {
     tape.clear();
-    let text = core::str::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))?;
+    if input.len() >= MAX_INPUT {
+        return Err(Fault::TooLarge);
+    }
+    let text = from_utf8(input)?;
     let mut p = Parser { text, b: input, at: 0, form: Form::Plain, limit, tape, exact: true };
     p.space();
     p.value(1)?;
     p.space();
-    if p.at != input.len() {
-        return Err(Fault::Syntax(p.at));
-    }
-    let exact = p.exact;
-    let doc = Doc { input, tape };
-    let mut sorted = true;
-    for i in 0..tape.nodes.len() {
-        if matches!(doc.node(i), Node::Map { .. }) {
-            let mut last: Option<&[u8]> = None;
-            for key in doc.keys(i) {
-                let name = doc.string(key).unwrap_or_default();
-                sorted &= last.is_none_or(|l| utf16_cmp(l, name).is_lt());
-                last = Some(name);
-            }
-        }
-    }
-    Ok(exact && sorted)
+    if p.at == input.len() { Ok(p.exact) } else { Err(Fault::Syntax(p.at)) }
+}
+
+fn from_utf8(input: &[u8]) -> Result<&str, Fault> {
+    simdutf8::compat::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))
 }
 
 struct Parser<'i, 't> {
@@ -53,7 +45,7 @@ struct Parser<'i, 't> {
     form: Form,
     limit: usize,
     tape: &'t mut Tape,
-    /// So far white space, numbers and escapes are those of the canonical form.
+    /// So far white space, numbers, escapes and the order of names are those of the canonical form.
     exact: bool,
 }
 
@@ -110,12 +102,16 @@ impl Parser<'_, '_> {
         self.at += 1;
         self.space();
         if !self.eat(close) {
+            let mut last = None;
             loop {
                 if map {
                     if self.peek() != Some(b'"') {
                         return self.fail();
                     }
                     self.string()?;
+                    if self.form == Form::Plain {
+                        last = self.name(last);
+                    }
                     self.space();
                     if !self.eat(b':') {
                         return self.fail();
@@ -135,6 +131,18 @@ impl Parser<'_, '_> {
         }
         self.tape.close(here);
         Ok(())
+    }
+
+    /// Looks at the name that has just been read; `last` is the one before it in its object.
+    #[inline]
+    fn name(&mut self, last: Option<Span>) -> Option<Span> {
+        let doc = Doc { input: self.b, tape: &*self.tape };
+        let Some(Node::Str(span)) = self.tape.nodes.last().copied() else { return last };
+        let name = doc.bytes(span);
+        self.exact &= last.is_none_or(|l| utf16_cmp(doc.bytes(l), name).is_lt());
+        let odd = name.first() == Some(&b'$');
+        self.tape.odd |= odd;
+        Some(span)
     }
 
     fn digits(&mut self) -> Result<(), Fault> {
@@ -166,17 +174,25 @@ impl Parser<'_, '_> {
             // A plain integer of few digits is written as it stands.
             let plain = text.len() < 16 && text.bytes().all(|c| c.is_ascii_digit());
             self.exact &= plain || ryu_js::Buffer::new().format(x) == text;
+            self.tape.odd |= x.abs() > number::MAX_SAFE as f64;
         }
         self.tape.push(node)
     }
 
+    #[inline]
     fn string(&mut self) -> Result<(), Fault> {
-        self.at += 1;
-        let start = self.at;
-        self.at += clean_prefix(&self.b[start..]);
+        let start = self.at + 1;
+        let len = clean_prefix(self.b.get(start..).unwrap_or_default());
+        self.at = start + len;
         if self.eat(b'"') {
-            return self.tape.push(Node::Str(Span::input(start, self.at - 1 - start, true)));
+            return self.tape.push(Node::Str(Span::input(start, len, true)));
         }
+        self.escaped_string(start)
+    }
+
+    /// The rest of a string that begins at `start` and holds an escape, or a fault, where the parser is now.
+    #[cold]
+    fn escaped_string(&mut self, start: usize) -> Result<(), Fault> {
         let from = self.tape.scratch.len();
         self.tape.scratch.extend_from_slice(&self.b[start..self.at]);
         loop {

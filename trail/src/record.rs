@@ -504,6 +504,22 @@ const COLUMN_OF: [usize; 13] = [
 ];
 
 impl Columns {
+    /// Points column `i` at the string that follows `key` in a canonical record, if one does.
+    fn point(&mut self, i: usize, doc: Doc<'_>, key: usize) {
+        let Node::Str(span) = doc.node(key + 1) else { return };
+        if let Some(range) = span.in_input() {
+            self.ranges[i] = range;
+            return;
+        }
+        // It has escapes. Its name (ours have none) lies in the record, and `":"` between the two.
+        let Node::Str(name) = doc.node(key) else { return };
+        let Some((_, end)) = name.in_input() else { return };
+        let mut quoted = Vec::new();
+        quote(doc.bytes(span), &mut quoted);
+        self.ranges[i] = (end + 3, end + 3 + quoted.len() as u32 - 2);
+        self.escaped |= 1 << i;
+    }
+
     /// The bytes of string column `i` within `record`: `Ok` as they stand, `Err` if they have escapes and
     /// had to be rewritten; `None` for null.
     pub fn get(&self, record: &[u8], i: usize) -> Option<Result<Range, Vec<u8>>> {
@@ -727,17 +743,39 @@ pub struct Checker {
     tape: Tape,
 }
 
-const REQUIRED: [&str; 10] = [
-    "event_id",
-    "timestamp",
-    "observed_at",
-    "category",
-    "event_type",
-    "source",
-    "writer",
-    "sequence",
-    "previous_hash",
-    "nonce",
+/// What a member of a record is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Given(Member),
+    Nonce,
+    ObservedAt,
+    PreviousHash,
+    Sequence,
+    Source,
+    Writer,
+}
+
+/// All members that a record may have, in its order; those it must have.
+const SLOTS: [(&str, Slot, bool); 19] = [
+    ("action", Slot::Given(Member::Action), false),
+    ("actor", Slot::Given(Member::Actor), false),
+    ("category", Slot::Given(Member::Category), true),
+    ("correlation_id", Slot::Given(Member::CorrelationId), false),
+    ("event_id", Slot::Given(Member::EventId), true),
+    ("event_type", Slot::Given(Member::EventType), true),
+    ("metadata", Slot::Given(Member::Metadata), false),
+    ("nonce", Slot::Nonce, true),
+    ("observed_at", Slot::ObservedAt, true),
+    ("previous_hash", Slot::PreviousHash, true),
+    ("request_id", Slot::Given(Member::RequestId), false),
+    ("resource", Slot::Given(Member::Resource), false),
+    ("result", Slot::Given(Member::Result), false),
+    ("schema", Slot::Given(Member::Schema), false),
+    ("sequence", Slot::Sequence, true),
+    ("session_id", Slot::Given(Member::SessionId), false),
+    ("source", Slot::Source, true),
+    ("timestamp", Slot::Given(Member::Timestamp), true),
+    ("writer", Slot::Writer, true),
 ];
 
 impl Checker {
@@ -756,8 +794,9 @@ impl Checker {
         if !matches!(doc.node(0), Node::Map { .. }) {
             return Err(Malformed::Json(Fault::NotAnObject));
         }
-        check_tree(doc)?;
-        let mut seen = [false; REQUIRED.len()];
+        if self.tape.odd {
+            check_tree(doc)?;
+        }
         let mut view = View {
             sequence: 0,
             previous_hash: Hash([0; 32]),
@@ -766,119 +805,91 @@ impl Checker {
             writer: "",
             columns: Columns::default(),
         };
+        // Names are sorted here as there: one pass over both.
+        let mut slots = SLOTS.iter();
+        let mut slot_of = |name: &[u8]| -> Result<Slot, Malformed> {
+            for (known, slot, required) in slots.by_ref() {
+                if known.as_bytes() == name {
+                    return Ok(*slot);
+                }
+                if *required && utf16_cmp(known.as_bytes(), name).is_lt() {
+                    return Err(Malformed::Missing(known));
+                }
+            }
+            Err(Malformed::UnknownMember(String::from_utf8_lossy(name).into_owned()))
+        };
         for key in doc.keys(0) {
             let name = doc.string(key).unwrap_or_default();
-            let text = doc.string(key + 1);
-            let utf8 = text.and_then(|t| core::str::from_utf8(t).ok());
-            if let Some(i) = REQUIRED.iter().position(|r| r.as_bytes() == name) {
-                seen[i] = true;
-            }
-            let sealed = is_sealed(doc, key + 1);
-            match name {
-                b"event_id" if sealed || text.is_some_and(is_uuid) => {}
-                b"event_id" => return Err(Malformed::Value("event_id")),
-                b"timestamp" => {
+            let value = key + 1;
+            let text = doc.string(value);
+            match slot_of(name)? {
+                Slot::Given(Member::Metadata) => match doc.node(value) {
+                    Node::Map { end } if end as usize > value + 1 => {
+                        let ip = |k: &usize| doc.string(*k) == Some(b"ip_address");
+                        if let Some(inner) = doc.keys(value).find(ip) {
+                            view.columns.point(SOURCE_IP, doc, inner);
+                        }
+                    }
+                    _ => return Err(Malformed::Value("metadata")),
+                },
+                Slot::Given(Member::Timestamp) => {
                     // A sealed timestamp still has a column: null is not possible there, so it is not allowed.
-                    view.timestamp = utf8.and_then(Time::parse).ok_or(Malformed::Value("timestamp"))?;
+                    view.timestamp = text.and_then(time_of).ok_or(Malformed::Value("timestamp"))?;
                 }
-                b"observed_at" => {
-                    view.observed_at = utf8.and_then(Time::parse).ok_or(Malformed::Value("observed_at"))?;
+                Slot::Given(member) => {
+                    let which = member as usize;
+                    let uuid = member != Member::EventId || text.is_some_and(is_uuid);
+                    if (text.is_none() || !uuid) && !is_sealed(doc, value) {
+                        return Err(Malformed::Value(NAMES[which]));
+                    }
+                    if COLUMN_OF[which] < STRING_COLUMNS {
+                        view.columns.point(COLUMN_OF[which], doc, key);
+                    }
                 }
-                b"previous_hash" => {
+                Slot::ObservedAt => {
+                    view.observed_at = text.and_then(time_of).ok_or(Malformed::Value("observed_at"))?;
+                }
+                Slot::PreviousHash => {
+                    let hex = text.and_then(|t| core::str::from_utf8(t).ok());
                     view.previous_hash =
-                        utf8.and_then(Hash::from_hex).ok_or(Malformed::Value("previous_hash"))?;
+                        hex.and_then(Hash::from_hex).ok_or(Malformed::Value("previous_hash"))?;
                 }
-                b"nonce" => {
-                    let n = text.and_then(|t| data_encoding::BASE64URL_NOPAD.decode(t).ok());
-                    if n.is_none_or(|n| n.len() != 16) {
+                Slot::Nonce => {
+                    let mut nonce = [0; 16];
+                    let ok = text.is_some_and(|t| {
+                        t.len() == 22 && data_encoding::BASE64URL_NOPAD.decode_mut(t, &mut nonce).is_ok()
+                    });
+                    if !ok {
                         return Err(Malformed::Value("nonce"));
                     }
                 }
-                b"sequence" => match doc.node(key + 1) {
+                Slot::Sequence => match doc.node(value) {
                     Node::Double(n) if n >= 0.0 && n.fract() == 0.0 => view.sequence = n as u64,
                     _ => return Err(Malformed::Value("sequence")),
                 },
-                b"writer" => {
+                Slot::Writer => {
                     // A writer's name has no escapes, so its text stands in the record as it is.
-                    let at =
-                        memchr::memmem::rfind(record, b",\"writer\":\"").ok_or(Malformed::Value("writer"))?;
-                    let quoted = record.get(at + 11..record.len() - 2).ok_or(Malformed::Value("writer"))?;
-                    if text != Some(quoted) {
-                        return Err(Malformed::Value("writer"));
-                    }
-                    view.writer = core::str::from_utf8(quoted).map_err(|_| Malformed::Value("writer"))?;
+                    let Node::Str(span) = doc.node(value) else { return Err(Malformed::Value("writer")) };
+                    let name = span.in_input().and_then(|r| core::str::from_utf8(part(record, r)).ok());
+                    view.writer = name.ok_or(Malformed::Value("writer"))?;
                 }
-                b"source" => {
-                    if !matches!(doc.node(key + 1), Node::Map { .. }) {
+                Slot::Source => {
+                    if !matches!(doc.node(value), Node::Map { .. }) {
                         return Err(Malformed::Value("source"));
                     }
                 }
-                b"metadata" => match doc.node(key + 1) {
-                    Node::Map { end } if end as usize > key + 2 => {}
-                    _ => return Err(Malformed::Value("metadata")),
-                },
-                _ => match NAMES.iter().find(|n| n.as_bytes() == name) {
-                    Some(n) if text.is_none() && !sealed => return Err(Malformed::Value(n)),
-                    Some(_) => {}
-                    None => return Err(Malformed::UnknownMember(String::from_utf8_lossy(name).into_owned())),
-                },
             }
         }
-        if let Some(i) = seen.iter().position(|s| !s) {
-            return Err(Malformed::Missing(REQUIRED[i]));
+        if let Some((name, ..)) = slots.find(|(_, _, required)| *required) {
+            return Err(Malformed::Missing(name));
         }
-        view.columns = columns_of(record, doc);
         view.columns.timestamp_micros = view.timestamp.unix_micros();
         Ok(view)
     }
 }
 
-/// Where the column values stand in a canonical record.
-fn columns_of(record: &[u8], doc: Doc<'_>) -> Columns {
-    let mut c = Columns::default();
-    // Strings without escapes point into the record itself; others are searched for by their quoted text,
-    // which begins where the parser found the member.
-    let mut set = |i: usize, key: usize| {
-        if let Some(text) = doc.string(key + 1) {
-            c.ranges[i] = locate(record, doc, key, text);
-            if !is_clean(doc, key + 1) {
-                c.escaped |= 1 << i;
-            }
-        }
-    };
-    for key in doc.keys(0) {
-        let name = doc.string(key).unwrap_or_default();
-        if let Some(which) = NAMES.iter().position(|n| n.as_bytes() == name) {
-            if COLUMN_OF[which] < STRING_COLUMNS {
-                set(COLUMN_OF[which], key);
-            } else if which == Member::Metadata as usize {
-                for inner in doc.keys(key + 1) {
-                    if doc.string(inner) == Some(b"ip_address") {
-                        set(SOURCE_IP, inner);
-                    }
-                }
-            }
-        }
-    }
-    c
-}
-
-/// The range, within canonical `record`, of the contents of the string that follows `key`.
-fn locate(record: &[u8], doc: Doc<'_>, key: usize, text: &[u8]) -> Range {
-    let inside =
-        |t: &[u8]| (t.as_ptr() as usize).checked_sub(record.as_ptr() as usize).filter(|o| *o < record.len());
-    // A key without escapes (ours have none) lies in the record; its value begins after `":"`.
-    let Some(name) = doc.string(key) else { return (0, 0) };
-    let Some(at) = inside(name) else { return (0, 0) };
-    let start = at + name.len() + 3;
-    let end = if inside(text) == Some(start) {
-        start + text.len()
-    } else {
-        let mut quoted = Vec::with_capacity(text.len() + 8);
-        quote(text, &mut quoted);
-        start + quoted.len() - 2
-    };
-    (start as u32, end as u32)
+fn time_of(text: &[u8]) -> Option<Time> {
+    core::str::from_utf8(text).ok().and_then(Time::parse)
 }
 
 fn is_sealed(doc: Doc<'_>, value: usize) -> bool {

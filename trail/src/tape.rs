@@ -64,6 +64,12 @@ impl Span {
         self.len & CLEAN != 0
     }
 
+    /// Where it lies in the input, if it does.
+    pub(crate) fn in_input(self) -> Option<(u32, u32)> {
+        let len = self.len & !(SCRATCH | CLEAN);
+        (self.len & SCRATCH == 0).then_some((self.start, self.start + len))
+    }
+
     pub(crate) fn input(start: usize, len: usize, clean: bool) -> Span {
         Span { start: start as u32, len: len as u32 | if clean { CLEAN } else { 0 } }
     }
@@ -98,17 +104,21 @@ pub(crate) enum Node {
 pub(crate) struct Tape {
     pub(crate) nodes: Vec<Node>,
     pub(crate) scratch: Vec<u8>,
+    /// The text had a name that begins with `$`, or a number beyond ±(2^53−1). Only of [`Form::Plain`].
+    pub(crate) odd: bool,
 }
 
 impl Tape {
     pub(crate) fn clear(&mut self) {
         self.nodes.clear();
         self.scratch.clear();
+        self.odd = false;
         // One monster must not keep its memory for ever.
         self.nodes.shrink_to(1 << 14);
         self.scratch.shrink_to(1 << 18);
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, node: Node) -> Result<(), Fault> {
         if self.nodes.len() >= MAX_NODES {
             return Err(Fault::TooLarge);
@@ -419,16 +429,17 @@ fn word(text: &[u8], at: usize) -> Option<u64> {
 }
 
 /// How many leading bytes need no escape.
+#[inline]
 pub(crate) fn clean_prefix(text: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(w) = word(text, at) {
-        let mask = escape_mask(w);
+    let (words, tail) = text.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let mask = escape_mask(u64::from_le_bytes(*word));
         if mask != 0 {
-            return at + (mask.trailing_zeros() / 8) as usize;
+            return 8 * i + (mask.trailing_zeros() / 8) as usize;
         }
-        at += 8;
     }
-    at + text[at..].iter().take_while(|c| **c >= 0x20 && **c != b'"' && **c != b'\\').count()
+    let clean = tail.iter().take_while(|c| **c >= 0x20 && **c != b'"' && **c != b'\\').count();
+    text.len() - tail.len() + clean
 }
 
 /// Whether all of `text`, which lies at `from..from + len` of `whole`, is ASCII that needs no escape. May look
