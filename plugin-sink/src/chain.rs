@@ -402,11 +402,11 @@ impl Chain {
     /// # Errors
     /// [`SinkError`]; nothing is lost by it.
     pub fn release(&mut self, cx: &Context, stored: u64) -> Result<(), SinkError> {
-        if self.spool.releasable(stored) {
+        if self.spool.releasable(stored, self.next) {
             self.known
                 .save(&*cx.disk, &self.known_path)
                 .map_err(crate::epoch::state_error("write", &self.known_path))?;
-            self.spool.release(stored)?;
+            self.spool.release(stored, self.next)?;
         }
         Ok(())
     }

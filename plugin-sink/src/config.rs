@@ -3,11 +3,10 @@
 //! [`Raw`] is what may stand in the file, and its documentation is the manual; [`Config`] is what came of
 //! it, with everything impossible refused.
 
-use crate::signer::{MemoryKey, Signer};
+use crate::keys::SigningKeys;
 use serde::{Deserialize, Deserializer};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use waxseal_store::Location;
 use waxseal_trail::hash::{Hash, sha256};
@@ -152,13 +151,15 @@ pub struct Raw {
 }
 
 /// One signing key.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawSigning {
     /// `file:/path` of a PEM private key (PKCS#8 or PKCS#1), mode 0600 or stricter by group.
     pub key: Text,
     /// PEM certificates of the key, leaf first.
     pub certificate: Option<Text>,
+    /// `file:/path` of the key before this one: it signs once more, to say that this one follows.
+    pub previous: Option<Text>,
 }
 
 /// When a batch closes: at the first of these.
@@ -249,17 +250,6 @@ fn max_body() -> Size {
     Size(16 << 20)
 }
 
-/// The signing keys with their certificates.
-#[derive(Clone)]
-pub struct Signing {
-    /// Signers, in order.
-    pub signers: Vec<Arc<dyn Signer>>,
-    /// For each signer, its certificates in DER, leaf first.
-    pub certificates: Vec<Vec<Vec<u8>>>,
-    /// The age of the oldest key file.
-    pub oldest_key: Option<std::time::SystemTime>,
-}
-
 /// A listener's TLS.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -298,7 +288,7 @@ pub struct Config {
     /// Days.
     pub retention_days: u64,
     /// Keys.
-    pub signing: Signing,
+    pub signing: SigningKeys,
     /// Records.
     pub max_events: u64,
     /// Bytes of records.
@@ -385,7 +375,7 @@ impl Config {
             state_dir,
             store: raw.store.0.parse().map_err(|e| format!("store: {e}"))?,
             retention_days: days,
-            signing: load_signing(&raw.signing)?,
+            signing: SigningKeys::load(raw.signing)?,
             max_events: raw.batch.max_events,
             max_batch_bytes: raw.batch.max_bytes.0,
             max_age: raw.batch.max_age.0,
@@ -414,7 +404,7 @@ fn default_writer() -> Result<String, String> {
     Ok(host)
 }
 
-fn read(what: &str, path: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn read(what: &str, path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("{what}: {path}: {e}"))
 }
 
@@ -460,48 +450,6 @@ fn check_http(raw: RawHttp) -> Result<Http, String> {
     Ok(Http { listen, token: token.map(|t| sha256(t.as_bytes())), tls, max_body })
 }
 
-fn load_signing(raw: &[RawSigning]) -> Result<Signing, String> {
-    if raw.is_empty() {
-        return Err("signing: at least one key (waxseal keys generate makes one)".to_owned());
-    }
-    let mut out = Signing { signers: Vec::new(), certificates: Vec::new(), oldest_key: None };
-    for (i, s) in raw.iter().enumerate() {
-        let place = format!("signing[{i}].key");
-        let path = s
-            .key
-            .0
-            .strip_prefix("file:")
-            .ok_or_else(|| format!("{place}: {:?}: this version reads keys from file:/path", s.key.0))?;
-        let pem = read(&place, path)?;
-        let key = MemoryKey::from_pem(&pem).map_err(|e| format!("{place}: {path}: {e}"))?;
-        let id = key.public().id();
-        if out.signers.iter().any(|k| k.public().id() == id) {
-            return Err(format!("{place}: {path}: the same key twice"));
-        }
-        let modified = std::fs::metadata(path).and_then(|m| m.modified()).ok();
-        out.oldest_key = [out.oldest_key, modified].into_iter().flatten().min();
-        let chain = match &s.certificate {
-            None => Vec::new(),
-            Some(c) => {
-                use rustls_pki_types::pem::PemObject as _;
-                let pem = read(&format!("signing[{i}].certificate"), &c.0)?;
-                rustls_pki_types::CertificateDer::pem_slice_iter(&pem)
-                    .map(|c| c.map(|d| d.to_vec()))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(|e| format!("signing[{i}].certificate: {}: {e}", c.0))?
-            }
-        };
-        if let Some(leaf) = chain.first() {
-            // A pair that does not belong together would be found out by an auditor, years on.
-            waxseal_trail::certificate::check_leaf(leaf, key.public())
-                .map_err(|e| format!("signing[{i}].certificate: {e} than signing[{i}].key"))?;
-        }
-        out.signers.push(Arc::new(key));
-        out.certificates.push(chain);
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -521,7 +469,7 @@ mod tests {
         let key = dir.path().join("k.pem");
         std::fs::write(
             &key,
-            MemoryKey::generate(crate::signer::Algorithm::Ed25519).unwrap().to_pem().unwrap(),
+            crate::signer::MemoryKey::generate(crate::signer::Algorithm::Ed25519).unwrap().to_pem().unwrap(),
         )
         .unwrap();
         let good = format!(

@@ -4,8 +4,10 @@
 //! state_dir/
 //!   lock                       held while a sink runs
 //!   current                    the name of the epoch's directory
+//!   reserve                    room for one batch, given up when the disk is full
 //!   epoch-<32 hex>/
 //!     epoch.json               identity; the genesis envelope, exactly as it is sent
+//!     keys-<n>.json            key statements, exactly as they are sent
 //!     journal.json             progress: everything up to here is in the store
 //!     known                    what recognises redelivered chunks
 //!     spool/<n>.seg            see `spool`
@@ -16,6 +18,7 @@
 //! Progress after a stop is `journal.json` plus the intents, in order; then the spool. There is no other
 //! path: start, crash and failed sync all come through [`Epoch::open`].
 
+use crate::keys::Signing;
 use crate::signer::{self, SignerError};
 use crate::spool::SpoolError;
 use crate::{Context, SOFTWARE};
@@ -31,9 +34,12 @@ use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
 use waxseal_trail::record::new_epoch;
 use waxseal_trail::statement::{
-    self, Batch, Intake, PayloadFault, Predecessor, Reason, State, Trail, Writer, WriterKey,
+    self, After, Batch, Intake, Keys, PayloadFault, Predecessor, Reason, State, Trail, Writer, WriterKey,
 };
 use waxseal_trail::time::Time;
+
+/// Room for a batch on a disk that is full.
+const RESERVE: &str = "reserve";
 
 /// Why the sink cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +161,8 @@ struct Journal {
     version: u32,
     boot: u64,
     genesis_stored: bool,
+    #[serde(default)]
+    keys_stored: u64,
     progress: Progress,
 }
 
@@ -182,6 +190,17 @@ pub struct Intent {
     pub object: Option<Vec<u8>>,
 }
 
+/// A key statement, as it is sent.
+#[derive(Clone, Debug)]
+pub struct KeyStatement {
+    /// What it says.
+    pub payload: Keys,
+    /// Its envelope, exactly as it is stored.
+    pub envelope: Vec<u8>,
+    /// Its statement hash.
+    pub statement: Hash,
+}
+
 /// An open epoch.
 pub struct Epoch {
     /// Its directory.
@@ -199,6 +218,9 @@ pub struct Epoch {
     /// How often this epoch has started, from 1.
     pub boot: u64,
     genesis_stored: bool,
+    /// From number 1 on.
+    key_statements: Vec<KeyStatement>,
+    keys_stored: u64,
     /// What the store holds.
     pub stored: Progress,
     /// What is sealed.
@@ -219,14 +241,16 @@ impl Epoch {
     /// Opens the current epoch, or says why a new one is needed.
     pub(crate) fn open(cx: &Context) -> Result<Opened, SinkError> {
         let state = &cx.config.state_dir;
-        disk::create_dirs(&*cx.disk, state, true).map_err(state_error("make", state))?;
+        if let Some(base) = state.parent().filter(|p| !p.as_os_str().is_empty()) {
+            disk::create_dirs(&*cx.disk, base, state, true).map_err(state_error("make", state))?;
+        }
         let pointer = state.join("current");
         let name = match disk::read_all(&*cx.disk, &pointer) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Opened::New(Reason::First, None)),
             Err(e) => return Err(state_error("read", &pointer)(e)),
         };
-        let epoch = Epoch::load(cx, &state.join(name))?;
+        let mut epoch = Epoch::load(cx, &state.join(name))?;
         let (writer, _) = name::split_writer(&epoch.writer).unwrap_or_default();
         if writer != cx.config.writer {
             return Err(SinkError::Mismatch(format!(
@@ -237,8 +261,9 @@ impl Epoch {
             )));
         }
         cx.check_trail_name(&epoch.trail, &epoch.trail_id)?;
-        let keys: Vec<String> = cx.config.signing.signers.iter().map(|s| s.public().to_base64()).collect();
-        if epoch.genesis_payload.keys.iter().map(|k| k.spki.clone()).collect::<Vec<_>>() != keys {
+        let signing = cx.config.signing.get();
+        let changed = epoch.keys() != signing.keys();
+        if changed && !epoch.keys().iter().all(|k| signing.signer(&k.spki).is_some()) {
             return Ok(Opened::New(Reason::KeyLost, Some(Box::new(epoch))));
         }
         if epoch.sealed.state == State::Retired {
@@ -253,7 +278,96 @@ impl Epoch {
             );
             return Ok(Opened::New(Reason::Fork, Some(Box::new(epoch))));
         }
+        if changed {
+            epoch.rotate(cx, &signing)?;
+        }
         Ok(Opened::Same(Box::new(epoch)))
+    }
+
+    /// The keys in force.
+    fn keys(&self) -> &[WriterKey] {
+        self.key_statements.last().map_or(&self.genesis_payload.keys, |k| &k.payload.keys)
+    }
+
+    /// The number of the key statement in force; the genesis is 0.
+    pub fn key_number(&self) -> u64 {
+        self.key_statements.last().map_or(0, |k| k.payload.number)
+    }
+
+    /// The first key statement that is not stored and has to be before header `batch` is.
+    pub fn pending_keys(&self, batch: u64) -> Option<&KeyStatement> {
+        let next = self.key_statements.iter().find(|k| k.payload.number > self.keys_stored)?;
+        next.payload.after.as_ref().is_none_or(|a| a.batch < batch).then_some(next)
+    }
+
+    /// Notes that a key statement is in the store.
+    ///
+    /// # Errors
+    /// [`SinkError::State`]; storing it again is harmless.
+    pub fn note_keys_stored(&mut self, cx: &Context, number: u64) -> Result<(), SinkError> {
+        self.keys_stored = number;
+        self.write_journal(cx)
+    }
+
+    /// Puts other keys in force, in a statement that the old ones and the new ones sign; durable when it returns.
+    fn rotate(&mut self, cx: &Context, signing: &Signing) -> Result<(), SinkError> {
+        let old = self.keys().to_vec();
+        let payload = Keys {
+            format: statement::format_of::<Keys>(),
+            trail: self.trail_id,
+            writer: self.writer.clone(),
+            number: self.key_number() + 1,
+            previous: self.key_statements.last().map_or(self.genesis_statement()?, |k| k.statement),
+            after: self
+                .sealed
+                .next_batch
+                .checked_sub(1)
+                .map(|batch| After { batch, statement: self.sealed.previous }),
+            keys: signing.keys(),
+        };
+        let fresh = payload.keys.iter().filter(|k| !old.iter().any(|o| o.spki == k.spki));
+        let signers: Vec<_> =
+            old.iter().chain(fresh).filter_map(|k| signing.signer(&k.spki).cloned()).collect();
+        let mut envelope = statement::unsigned(&payload);
+        signer::sign(&mut envelope, &signers)?;
+        let statement =
+            KeyStatement { envelope: envelope.to_bytes()?, statement: envelope.statement_hash(), payload };
+        let path = self.keys_path(statement.payload.number);
+        disk::replace(&*cx.disk, &path, &statement.envelope).map_err(state_error("write", &path))?;
+        tracing::info!("key statement {} puts other signing keys in force", statement.payload.number);
+        self.key_statements.push(statement);
+        Ok(())
+    }
+
+    fn keys_path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("keys-{number:06}.json"))
+    }
+
+    fn genesis_statement(&self) -> Result<Hash, SinkError> {
+        let path = self.dir.join("epoch.json");
+        let envelope =
+            Envelope::parse(&self.genesis).map_err(|e| SinkError::Damaged { path, why: e.to_string() })?;
+        Ok(envelope.statement_hash())
+    }
+
+    fn load_keys(&mut self, cx: &Context) -> Result<(), SinkError> {
+        // What is found is relied on: it must be durable, even if the sync that was to make it so failed.
+        cx.disk.sync_dir(&self.dir).map_err(state_error("sync", &self.dir))?;
+        loop {
+            let path = self.keys_path(self.key_number() + 1);
+            let bytes = match disk::read_all(&*cx.disk, &path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other.map_err(state_error("read", &path))?,
+            };
+            let damaged = |why: String| SinkError::Damaged { path: path.clone(), why };
+            let envelope = Envelope::parse(&bytes).map_err(|e| damaged(e.to_string()))?;
+            let payload: Keys = statement::read(&envelope).map_err(|e| damaged(e.to_string()))?;
+            if payload.number != self.key_number() + 1 {
+                return Err(damaged("it is not the next key statement".to_owned()));
+            }
+            let statement = envelope.statement_hash();
+            self.key_statements.push(KeyStatement { payload, envelope: bytes, statement });
+        }
     }
 
     fn machine(&self, cx: &Context) -> Result<String, SinkError> {
@@ -280,17 +394,21 @@ impl Epoch {
             genesis_payload,
             boot: journal.boot,
             genesis_stored: journal.genesis_stored,
+            key_statements: Vec::new(),
+            keys_stored: journal.keys_stored,
             stored: journal.progress.clone(),
             sealed: journal.progress,
             intents: Vec::new(),
         };
+        epoch.load_keys(cx)?;
         epoch.load_intents(cx)?;
+        Epoch::keep_reserve(cx);
         Ok(epoch)
     }
 
     fn load_intents(&mut self, cx: &Context) -> Result<(), SinkError> {
         let dir = self.dir.join("intents");
-        disk::create_dirs(&*cx.disk, &dir, true).map_err(state_error("make", &dir))?;
+        disk::create_dirs(&*cx.disk, &self.dir, &dir, true).map_err(state_error("make", &dir))?;
         // What is found is relied on: it must be durable, even if the sync that was to make it so failed.
         cx.disk.sync_dir(&dir).map_err(state_error("sync", &dir))?;
         let names = cx.disk.read_dir(&dir).map_err(state_error("list", &dir))?;
@@ -357,21 +475,40 @@ impl Epoch {
         if intent.header.batch != self.sealed.next_batch || intent.header.previous != self.sealed.previous {
             return Err(state_error("seal", &json)(io::Error::other("it does not follow the batch before")));
         }
-        if let Some(object) = &intent.object {
-            remove(&*cx.disk, &parquet)?;
-            let write = || -> io::Result<()> {
-                let file = cx.disk.open(&parquet, disk::Open::Create)?;
-                disk::write_all_at(&*file, object, 0)?;
-                file.sync()?;
-                // Its name must be durable before the header's can be: a seal without its object is none.
-                cx.disk.sync_dir(&self.dir.join("intents"))
-            };
-            write().map_err(state_error("write", &parquet))?;
+        let write = || -> Result<(), SinkError> {
+            if let Some(object) = &intent.object {
+                remove(&*cx.disk, &parquet)?;
+                let write = || -> io::Result<()> {
+                    let file = cx.disk.open(&parquet, disk::Open::Create)?;
+                    disk::write_all_at(&*file, object, 0)?;
+                    file.sync()?;
+                    // Its name must be durable before the header's can be: a seal without its object is none.
+                    cx.disk.sync_dir(&self.dir.join("intents"))
+                };
+                write().map_err(state_error("write", &parquet))?;
+            }
+            // The seal: from here on this batch is these bytes.
+            disk::replace(&*cx.disk, &json, &intent.envelope).map_err(state_error("write", &json))
+        };
+        match write() {
+            // What gives the disk room back needs room itself: this was kept for it.
+            Err(SinkError::State { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                remove(&*cx.disk, &cx.config.state_dir.join(RESERVE))?;
+                write()?;
+            }
+            other => other?,
         }
-        // The seal: from here on this batch is these bytes.
-        disk::replace(&*cx.disk, &json, &intent.envelope).map_err(state_error("write", &json))?;
         self.sealed = Progress::after(&intent.header, intent.statement);
         Ok(())
+    }
+
+    /// Keeps room on the disk for one batch, if it is not kept already. Where there is none, the next time.
+    fn keep_reserve(cx: &Context) {
+        let path = cx.config.state_dir.join(RESERVE);
+        let Ok(file) = cx.disk.open(&path, disk::Open::Create) else { return };
+        if file.allocate(cx.config.max_batch_bytes + (1 << 20)).is_err() {
+            let _ = cx.disk.remove(&path);
+        }
     }
 
     /// Notes that a batch is in the store.
@@ -384,7 +521,9 @@ impl Epoch {
         // A stop here leaves files that the next start removes.
         let (json, parquet) = self.intent_paths(header.batch);
         remove(&*cx.disk, &json)?;
-        remove(&*cx.disk, &parquet)
+        remove(&*cx.disk, &parquet)?;
+        Epoch::keep_reserve(cx);
+        Ok(())
     }
 
     /// Whether the genesis is in the store.
@@ -416,6 +555,7 @@ impl Epoch {
             version: 1,
             boot: self.boot,
             genesis_stored: self.genesis_stored,
+            keys_stored: self.keys_stored,
             progress: self.stored.clone(),
         };
         write_json(&*cx.disk, &path, &journal)
@@ -444,7 +584,7 @@ impl Epoch {
                 None => (Reason::First, None),
             },
         };
-        let signing = &cx.config.signing;
+        let signing = cx.config.signing.get();
         let payload = Writer {
             format: statement::format_of::<Writer>(),
             trail: trail_id,
@@ -453,22 +593,15 @@ impl Epoch {
             next_by: cx.next_by(now),
             reason,
             predecessor,
-            keys: signing
-                .signers
-                .iter()
-                .zip(&signing.certificates)
-                .map(|(s, chain)| WriterKey {
-                    spki: s.public().to_base64(),
-                    certificates: chain.iter().map(|c| sha256(c)).collect(),
-                })
-                .collect(),
+            keys: signing.keys(),
             software: SOFTWARE.to_owned(),
         };
         let mut envelope = statement::unsigned(&payload);
         signer::sign(&mut envelope, &signing.signers)?;
         let genesis = envelope.to_bytes()?;
         let dir = cx.config.state_dir.join(format!("epoch-{epoch}"));
-        disk::create_dirs(&*cx.disk, &dir.join("intents"), true).map_err(state_error("make", &dir))?;
+        disk::create_dirs(&*cx.disk, &cx.config.state_dir, &dir.join("intents"), true)
+            .map_err(state_error("make", &dir))?;
         let identity = Identity {
             version: 1,
             machine: cx.machine.clone(),
@@ -486,6 +619,8 @@ impl Epoch {
             genesis_payload: payload,
             boot: 0,
             genesis_stored: false,
+            key_statements: Vec::new(),
+            keys_stored: 0,
             stored: progress.clone(),
             sealed: progress,
             intents: Vec::new(),

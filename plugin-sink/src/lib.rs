@@ -12,14 +12,13 @@
 //! A stop at any instruction leaves a state that [`epoch::Epoch::open`] and [`chain::Chain::open`]
 //! continue from; there is no second path for recovery.
 
-#![forbid(unsafe_code)]
-
 pub mod chain;
 pub mod clock;
 pub mod config;
 pub mod epoch;
 pub mod filter;
 pub mod intake;
+pub mod keys;
 pub mod known;
 pub mod metrics;
 pub mod pipeline;

@@ -81,7 +81,12 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let pipeline = Pipeline::start(cx, Filters::default())?;
     if args.retire {
         pipeline.retire();
-        pipeline.stop(args.grace.0)?;
+        if !pipeline.stop(args.grace.0)? {
+            return Err(anyhow!(
+                "the last header of {writer} is sealed but not in the store: run this again once the store answers, \
+                 or verifiers will say ABANDONED"
+            ));
+        }
         tracing::info!("writer {writer} has retired");
         return Ok(());
     }
@@ -193,7 +198,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
     )?;
     writeln!(out, "store      {}", store.place())?;
     writeln!(out, "writer     {}", config.writer)?;
-    for s in &config.signing.signers {
+    for s in &config.signing.get().signers {
         writeln!(out, "key        {} {}", s.public().algorithm(), s.public().id())?;
     }
     if let Some(http) = &config.http {

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use waxseal_trail::hash::leaf_hash;
+use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Events, Template, relink};
 use waxseal_trail::statement::{Reason, State};
@@ -48,6 +48,8 @@ const QUEUE_BYTES: usize = 8 << 20;
 const GROUP_BYTES: usize = 2 << 20;
 /// Records between spool and sealer in memory.
 const RING_BYTES: usize = 8 << 20;
+/// How often the key files are looked at.
+const KEYS: Duration = Duration::from_secs(5);
 /// How long a client is kept waiting for its answer.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long intake waits for room before it refuses.
@@ -188,7 +190,7 @@ impl Pipeline {
             waiting: Mutex::new(Vec::new()),
             buffers: Mutex::new(Vec::new()),
         });
-        if let Some(t) = shared.cx.config.signing.oldest_key {
+        if let Some(t) = shared.cx.config.signing.get().oldest_key {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             shared.metrics.key_time.set(age.as_secs_f64());
         }
@@ -223,22 +225,23 @@ impl Pipeline {
     }
 
     /// Takes nothing more, seals what the spool has (`stopped`), stores it if the store answers within
-    /// `grace`, and ends. What is not stored then is stored at the next start.
+    /// `grace`, and ends. `false`: not everything is in the store; what is not is stored at the next start.
     ///
     /// # Errors
     /// [`SinkError`], if the pipeline had ended for a reason that no retry mends.
-    pub fn stop(mut self, grace: Duration) -> Result<(), SinkError> {
+    pub fn stop(mut self, grace: Duration) -> Result<bool, SinkError> {
         close_queue(&self.shared);
-        let Some(supervisor) = self.supervisor.take() else { return Ok(()) };
+        let Some(supervisor) = self.supervisor.take() else { return Ok(true) };
         let deadline = Instant::now() + grace;
         while !supervisor.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        if !supervisor.is_finished() {
+        let finished = supervisor.is_finished();
+        if !finished {
             tracing::warn!("not everything could be stored within {grace:?}; the next start goes on with it");
         }
         self.shared.abandon.store(true, Ordering::Relaxed);
-        supervisor.join().unwrap_or(Ok(()))
+        supervisor.join().unwrap_or(Ok(())).map(|()| finished)
     }
 }
 
@@ -277,14 +280,8 @@ fn open_epoch(cx: &Context, starting: bool) -> Result<Epoch, SinkError> {
 /// [`SinkError`]; the old epoch then still is the current one.
 pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result<Epoch, SinkError> {
     if let Some(old) = &mut old {
-        // A header of ours that is in the store is committed, whether or not we had come to note it.
-        for intent in std::mem::take(&mut old.intents) {
-            let key = waxseal_trail::name::batch_key(&intent.header.writer, intent.header.batch);
-            if cx.store.get(&key)?.as_ref() != Some(&intent.envelope) {
-                break;
-            }
-            old.note_stored(cx, &intent.header, intent.statement)?;
-        }
+        finish(cx, reason, old)?;
+        sweep(cx, old);
     }
     let new = Epoch::create(cx, reason, old.as_ref())?;
     if let Some(old) = &old {
@@ -297,74 +294,145 @@ pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result
         salvage(cx, old, &new)?;
     }
     new.make_current(cx)?;
+    // Without an old epoch there may be one whose pointer was lost: its spool is not ours to remove.
+    if old.is_some() {
+        sweep(cx, &new);
+    }
     Ok(new)
 }
 
-/// Copies the frames that `old` had not committed into the spool of `new`.
+/// Brings what `old` has sealed into the store as far as that is possible, before another epoch follows it.
+fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError> {
+    // A copy of a state directory, or one whose place was taken, adds nothing to the original's objects.
+    let ours = !matches!(reason, Reason::Fork);
+    if ours && !old.intents.is_empty() && upload::genesis(cx, old)? == Uploaded::Stored {
+        old.note_genesis_stored(cx)?;
+    }
+    for intent in std::mem::take(&mut old.intents) {
+        while let Some(keys) = old.pending_keys(intent.header.batch).filter(|_| ours).cloned() {
+            upload::keys(cx, old, &keys)?;
+            old.note_keys_stored(cx, keys.payload.number)?;
+        }
+        let stored = if ours {
+            upload::batch(cx, old.trail.lock, &intent)? == Uploaded::Stored
+        } else {
+            // A header of ours that is in the store is committed, whether or not we had come to note it.
+            let key = waxseal_trail::name::batch_key(&intent.header.writer, intent.header.batch);
+            cx.store.get(&key)?.as_ref() == Some(&intent.envelope)
+        };
+        if !stored {
+            break;
+        }
+        old.note_stored(cx, &intent.header, intent.statement)?;
+    }
+    Ok(())
+}
+
+/// Gives back the room of epochs that are not current: what they had not committed was taken along, or they never
+/// came to be. Their identity stays for people who look.
+fn sweep(cx: &Context, current: &Epoch) {
+    let state = &cx.config.state_dir;
+    let files = |dir: &std::path::Path| cx.disk.read_dir(dir).unwrap_or_default();
+    for (name, _) in files(state).into_iter().filter(|(n, is_dir)| *is_dir && n.starts_with("epoch-")) {
+        let epoch = state.join(name);
+        if current.dir == epoch {
+            continue;
+        }
+        for part in ["spool", "intents"] {
+            let dir = epoch.join(part);
+            for (file, _) in files(&dir) {
+                // What stays for now goes the next time.
+                let _ = cx.disk.remove(&dir.join(file));
+            }
+        }
+    }
+}
+
+/// Copies the frames that `old` had not committed into the spool of `new`, some at a time.
 fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
     let template = Template::new(&new.writer);
-    let mut sequence = 0;
-    let mut last = new.sealed.last_hash;
-    let mut groups = Vec::new();
-    let mut broken = None;
     let mut known = Known::load(&*cx.disk, &old.dir.join("known")).unwrap_or_default();
     let from = old.stored.next_sequence;
-    Spool::open(
-        cx.disk.clone(),
-        &old.dir.join("spool"),
-        &old.writer,
-        u64::MAX,
-        from,
-        false,
-        &mut |f: &Frame| {
-            if f.end() <= from {
-                // Committed in the old epoch: its retry must be recognised in the new one all the same.
-                if let Some(key) = f.key {
-                    known.insert(key, crate::chain::fate_of(f));
-                }
-                return;
-            }
-            let mut group = Group::default();
-            let skip = usize::try_from(from.saturating_sub(f.first_sequence)).unwrap_or(0);
-            let first = sequence;
-            group.begin(f.key.as_ref(), sequence, f.entries.len() - skip, f.filter_errors);
-            let mut at = f.entries[..skip].iter().map(|e| e.len as usize).sum::<usize>();
-            for (i, entry) in f.entries[skip..].iter().enumerate() {
-                let record = &f.text[at..at + entry.len as usize];
-                at += entry.len as usize;
-                let Some(record) = relink(record, &template, sequence, &last) else {
-                    broken.get_or_insert(f.first_sequence);
-                    return;
-                };
-                last = leaf_hash(&record);
-                group.entry(i, Entry { len: record.len() as u32, counted: entry.counted });
-                group.bytes.extend_from_slice(&record);
-                sequence += 1;
-            }
-            group.end(first);
-            groups.push((first, group.bytes));
-        },
-    )?;
-    if let Some(sequence) = broken {
-        return Err(
-            crate::spool::SpoolError::Damaged { path: old.dir.join("spool"), offset: 0, sequence }.into()
-        );
-    }
-    let path = new.dir.join("known");
-    known.save(&*cx.disk, &path).map_err(crate::epoch::state_error("write", &path))?;
     let dir = new.dir.join("spool");
-    let mut spool = Spool::open(cx.disk.clone(), &dir, &new.writer, u64::MAX, 0, false, &mut |_| {})?;
-    for (first, bytes) in groups {
+    let mut copy = Salvage {
+        spool: Spool::open(cx.disk.clone(), &dir, &new.writer, u64::MAX, 0, false, &mut |_| {})?,
+        group: Group::default(),
+        first: 0,
+        sequence: 0,
+        last: new.sealed.last_hash,
+    };
+    let mut result = Ok(());
+    let (old_dir, disk) = (old.dir.join("spool"), cx.disk.clone());
+    Spool::open(disk, &old_dir, &old.writer, u64::MAX, from, false, &mut |f: &Frame| {
+        if f.end() <= from {
+            // Committed in the old epoch: its retry must be recognised in the new one all the same.
+            if let Some(key) = f.key {
+                known.insert(key, crate::chain::fate_of(f));
+            }
+        } else if result.is_ok() {
+            let skip = usize::try_from(from.saturating_sub(f.first_sequence)).unwrap_or(0);
+            result = copy.frame(f, skip, &template, &old_dir);
+            if result.is_ok() && copy.group.bytes.len() >= GROUP_BYTES {
+                result = copy.write(&dir);
+            }
+        }
+    })?;
+    result?;
+    copy.write(&dir)?;
+    let path = new.dir.join("known");
+    known.save(&*cx.disk, &path).map_err(crate::epoch::state_error("write", &path))
+}
+
+struct Salvage {
+    spool: Spool,
+    group: Group,
+    /// The sequence with which the group begins.
+    first: u64,
+    sequence: u64,
+    last: Hash,
+}
+
+impl Salvage {
+    fn frame(
+        &mut self,
+        f: &Frame,
+        skip: usize,
+        template: &Template,
+        old: &std::path::Path,
+    ) -> Result<(), SinkError> {
+        let damaged =
+            || crate::spool::SpoolError::Damaged { path: old.into(), offset: 0, sequence: f.first_sequence };
+        self.group.begin(f.key.as_ref(), self.sequence, f.entries.len() - skip, f.filter_errors);
+        let mut at = f.entries[..skip].iter().map(|e| e.len as usize).sum::<usize>();
+        for (i, entry) in f.entries[skip..].iter().enumerate() {
+            let record = &f.text[at..at + entry.len as usize];
+            at += entry.len as usize;
+            let record = relink(record, template, self.sequence, &self.last).ok_or_else(damaged)?;
+            self.last = leaf_hash(&record);
+            self.group.entry(i, Entry { len: record.len() as u32, counted: entry.counted });
+            self.group.bytes.extend_from_slice(&record);
+            self.sequence += 1;
+        }
+        self.group.end(self.first);
+        Ok(())
+    }
+
+    fn write(&mut self, dir: &std::path::Path) -> Result<(), SinkError> {
         use crate::spool::AppendError;
-        spool.append(&bytes, first).map_err(|e| {
+        if self.group.bytes.is_empty() {
+            return Ok(());
+        }
+        self.spool.append(&self.group.bytes, self.first).map_err(|e| {
             let source = match e {
                 AppendError::Full => std::io::ErrorKind::StorageFull.into(),
                 AppendError::Retry(e) | AppendError::Poisoned(e) => e,
             };
-            crate::epoch::state_error("write", &dir)(source)
+            crate::epoch::state_error("write", dir)(source)
         })?;
+        self.group = Group::default();
+        self.first = self.sequence;
+        Ok(())
     }
-    Ok(())
 }
 
 /// Why an epoch's threads ended.
@@ -372,6 +440,8 @@ enum End {
     Stopped,
     /// A sync failed, or the state directory did: open everything again.
     Reopen(String),
+    /// The key files have changed.
+    Keys,
     /// Something else lies under a key of ours.
     Taken(String),
     Failed(SinkError),
@@ -387,6 +457,10 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
                 tracing::error!(
                     "{why}; the state is opened and read again, and nothing is acknowledged meanwhile"
                 );
+                false
+            }
+            End::Keys => {
+                tracing::info!("the signing keys have changed");
                 false
             }
             End::Taken(key) => {
@@ -464,7 +538,7 @@ impl Flow {
 }
 
 fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
-    let sealer = Sealer::new(&epoch, shared.filters.identities());
+    let sealer = Sealer::new(&shared.cx, &epoch, shared.filters.identities());
     let dir = epoch.dir.join("spool");
     let flow = Flow {
         ring: Mutex::new(Ring {
@@ -704,6 +778,7 @@ enum Next {
     Records(Sealables),
     Disk,
     Timer,
+    Nothing,
     Closed,
     Stop,
 }
@@ -717,8 +792,19 @@ fn seal_thread(
 ) -> Result<(), End> {
     let cx = &shared.cx;
     let mut checker = Checker::default();
+    let mut keys_read = Instant::now();
     loop {
-        let records = match next(shared, flow, &sealer) {
+        if keys_read.elapsed() >= KEYS {
+            keys_read = Instant::now();
+            match cx.config.signing.reload() {
+                Ok(false) => {}
+                // What is open is sealed again, under the new keys.
+                Ok(true) => return Err(End::Keys),
+                Err(e) => tracing::error!("the signing keys stay as they are: {e}"),
+            }
+        }
+        let records = match next(shared, flow, &sealer, keys_read + KEYS) {
+            Next::Nothing => continue,
             Next::Stop => return Ok(()),
             Next::Records(r) => r,
             Next::Disk => read_back(
@@ -750,7 +836,8 @@ fn seal_thread(
     }
 }
 
-fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
+/// Waits for what the seal thread does next, at most until `until`.
+fn next(shared: &Shared, flow: &Flow, sealer: &Sealer, until: Instant) -> Next {
     let config = &shared.cx.config;
     let want = sealer.next_sequence();
     let mut ring = lock(&flow.ring);
@@ -797,6 +884,9 @@ fn next(shared: &Shared, flow: &Flow, sealer: &Sealer) -> Next {
         if due <= now {
             return Next::Timer;
         }
+        if until <= now {
+            return Next::Nothing;
+        }
         ring = flow
             .changed
             .wait_timeout(ring, (due - now).min(Duration::from_millis(250)))
@@ -839,6 +929,15 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
     let left = std::mem::take(&mut lock(&flow.epoch).intents);
     let genesis = || {
         let epoch = lock(&flow.epoch);
+        // Before anything is written: a place without its trail is a file system that is not mounted.
+        if shared.cx.read_trail_statement()?.1 != epoch.trail_id {
+            return Err(SinkError::Mismatch(format!(
+                "{} holds another trail than this state directory writes to ({}): give each trail a state \
+                 directory of its own",
+                shared.cx.store.place(),
+                epoch.trail_id
+            )));
+        }
         upload::genesis(&shared.cx, &epoch)
     };
     match patiently(shared, flow, genesis)? {
@@ -874,6 +973,17 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
 
 /// Stores one batch; `false` if it had to be left for another time.
 fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) -> Result<bool, End> {
+    // Keys before what they sign.
+    loop {
+        let next = lock(&flow.epoch).pending_keys(intent.header.batch).cloned();
+        let Some(keys) = next else { break };
+        match patiently(shared, flow, || upload::keys(&shared.cx, &lock(&flow.epoch), &keys))? {
+            None => return Ok(false),
+            Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
+            Some(Uploaded::Stored) => {}
+        }
+        lock(&flow.epoch).note_keys_stored(&shared.cx, keys.payload.number).map_err(to_end)?;
+    }
     let kind = lock(&flow.epoch).trail.lock;
     match patiently(shared, flow, || upload::batch(&shared.cx, kind, intent))? {
         None => return Ok(false),
@@ -914,9 +1024,9 @@ fn patiently(
     loop {
         match attempt() {
             Ok(done) => return Ok(Some(done)),
-            Err(SinkError::Store(e)) => {
+            Err(e @ (SinkError::Store(_) | SinkError::Trail { .. })) => {
                 shared.metrics.store_errors.inc();
-                tracing::warn!("the store: {e}; trying again, meanwhile the spool holds everything");
+                tracing::warn!("{e}; trying again, meanwhile the spool holds everything");
             }
             Err(e) => return Err(to_end(e)),
         }

@@ -8,8 +8,10 @@ use crate::Context;
 use crate::SOFTWARE;
 use crate::chain::{Sealable, Sealables};
 use crate::epoch::{Epoch, Intent, Progress, SinkError};
+use crate::keys::Signing;
 use crate::signer;
 use crate::spool::Counted;
+use std::sync::Arc;
 use std::time::Instant;
 use waxseal_events as events;
 use waxseal_trail::hash::{Hash, sha256};
@@ -48,13 +50,16 @@ pub struct Sealer {
     last_observed: Time,
     intake: Intake,
     filters: Vec<Filter>,
+    /// The keys in force, and the number of the statement that put them there.
+    signing: Arc<Signing>,
+    keys: u64,
     /// When the last header was sealed by this process.
     last_seal: Instant,
 }
 
 impl Sealer {
     /// Continues after what is sealed.
-    pub fn new(epoch: &Epoch, filters: Vec<Filter>) -> Sealer {
+    pub fn new(cx: &Context, epoch: &Epoch, filters: Vec<Filter>) -> Sealer {
         let progress = epoch.sealed.clone();
         Sealer {
             trail_id: epoch.trail_id,
@@ -67,6 +72,8 @@ impl Sealer {
             progress,
             open: None,
             filters,
+            signing: cx.config.signing.get(),
+            keys: epoch.key_number(),
             last_seal: Instant::now(),
         }
     }
@@ -151,7 +158,7 @@ impl Sealer {
             writer: self.writer.clone(),
             batch: p.next_batch,
             previous: p.previous,
-            keys: p.keys,
+            keys: self.keys,
             boot: self.boot,
             state,
             next_by: (state == State::Running).then(|| cx.next_by(sealed_at)),
@@ -169,13 +176,13 @@ impl Sealer {
             object: object.as_ref().map(|o| BatchObject { sha256: sha256(o), bytes: o.len() as u64 }),
             filters: self.filters.clone(),
             intake: self.intake,
-            clock: None,
+            clock: cx.clock.quality(),
             sealed_at,
             retain_until: cx.retain_until(sealed_at),
             software: SOFTWARE.to_owned(),
         };
         let mut envelope = statement::unsigned(&header);
-        signer::sign(&mut envelope, &cx.config.signing.signers)?;
+        signer::sign(&mut envelope, &self.signing.signers)?;
         let statement = envelope.statement_hash();
         let intent = Intent { header, envelope: envelope.to_bytes()?, statement, object };
         self.progress = Progress::after(&intent.header, statement);

@@ -408,7 +408,8 @@ impl Spool {
         rewrite: bool,
         each: &mut dyn FnMut(&Frame),
     ) -> Result<Spool, SpoolError> {
-        disk::create_dirs(&*disk, dir, true).map_err(fault(dir, "make the directory"))?;
+        let base = dir.parent().unwrap_or(dir);
+        disk::create_dirs(&*disk, base, dir, true).map_err(fault(dir, "make the directory"))?;
         let numbers = list_segments(&*disk, dir).map_err(fault(dir, "list it"))?;
         let mut spool = Spool {
             disk: disk.clone(),
@@ -596,28 +597,39 @@ impl Spool {
         }
     }
 
-    /// Removes the segments all of whose records are below `stored`. How many bytes that gave back.
+    /// Removes the segments all of whose records are below `stored`; the last one only when `end`, the sequence of
+    /// the next record, is not above it and little room is left in it: it might be the only one that fits. How many
+    /// bytes that gave back.
     ///
     /// # Errors
     /// [`SpoolError::Disk`]; what is left over is removed another time.
-    pub fn release(&mut self, stored: u64) -> Result<u64, SpoolError> {
+    pub fn release(&mut self, stored: u64, end: u64) -> Result<u64, SpoolError> {
         let mut freed = 0;
-        while let [first, second, ..] = self.segments.make_contiguous() {
-            if second.first_sequence > stored {
-                break;
-            }
+        while self.releasable(stored, end) {
+            let Some(first) = self.segments.front() else { break };
             let path = segment_path(&self.dir, first.number);
-            let bytes = first.bytes;
-            self.disk.remove(&path).map_err(fault(&path, "remove it"))?;
-            freed += bytes;
+            match self.disk.remove(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fault(&path, "remove it")(e)),
+                _ => {}
+            }
+            freed += first.bytes;
             self.segments.pop_front();
+            if self.segments.is_empty() {
+                self.current = None;
+            }
         }
         Ok(freed)
     }
 
     /// Whether [`Spool::release`] would remove something.
-    pub fn releasable(&self, stored: u64) -> bool {
-        self.segments.get(1).is_some_and(|s| s.first_sequence <= stored)
+    pub fn releasable(&self, stored: u64, end: u64) -> bool {
+        match (self.segments.front(), self.segments.get(1)) {
+            (Some(_), Some(second)) => second.first_sequence <= stored,
+            (Some(_), None) => {
+                stored >= end && self.current.as_ref().is_none_or(|c| c.offset > c.capacity / 2)
+            }
+            (None, _) => false,
+        }
     }
 }
 
@@ -710,5 +722,40 @@ impl SpoolReader {
             }
         }
         Err(SpoolError::Missing { path: self.dir.clone(), sequence })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waxseal_store::disk::RealDisk;
+
+    fn group(first: u64, bytes: usize) -> Vec<u8> {
+        let mut g = Group::default();
+        g.begin(None, first, 1, 0);
+        g.entry(0, Entry { len: bytes as u32, counted: Counted::Received });
+        g.bytes.resize(g.bytes.len() + bytes, b'x');
+        g.end(first);
+        g.bytes
+    }
+
+    /// The last segment is given back too: else a segment that takes all that the spool may take would end it.
+    #[test]
+    fn a_spool_that_is_stored_takes_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spool");
+        let open = |from| Spool::open(Arc::new(RealDisk), &path, "a.b", 1 << 20, from, false, &mut |_| {});
+        let mut spool = open(0).unwrap();
+        for n in 0..4u64 {
+            spool.append(&group(n, 900 << 10), n).unwrap();
+            assert!(matches!(spool.append(&group(n + 1, 900 << 10), n + 1), Err(AppendError::Full)));
+            assert_eq!(spool.release(n, n + 1).unwrap(), 0, "not stored yet");
+            assert!(spool.release(n + 1, n + 1).unwrap() > 900 << 10);
+            assert_eq!(spool.bytes(), 0);
+        }
+        spool.append(&group(4, 10), 4).unwrap();
+        assert_eq!(spool.release(5, 5).unwrap(), 0, "there is room in it");
+        drop(spool);
+        assert!(open(4).is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The uploader: sealed batches into the store, events first, header second (FORMAT section 5 rule 1).
 
 use crate::Context;
-use crate::epoch::{Epoch, Intent, SinkError};
+use crate::epoch::{Epoch, Intent, KeyStatement, SinkError};
 use waxseal_store::{Put, Retain};
 use waxseal_trail::hash::sha256;
 use waxseal_trail::name;
@@ -27,15 +27,35 @@ pub fn genesis(cx: &Context, epoch: &Epoch) -> Result<Uploaded, SinkError> {
     }
     let until = cx.retain_until(epoch.genesis_payload.created_at);
     let retain = Retain { lock: epoch.trail.lock, until };
-    for der in cx.config.signing.certificates.iter().flatten() {
+    certificates(cx, &retain)?;
+    let key = name::genesis_key(&epoch.writer);
+    match cx.store.put_if_absent(&key, &epoch.genesis, &sha256(&epoch.genesis), &retain)? {
+        Put::Created | Put::Same => Ok(Uploaded::Stored),
+        Put::Other => Ok(Uploaded::Taken(key)),
+    }
+}
+
+fn certificates(cx: &Context, retain: &Retain) -> Result<(), SinkError> {
+    for der in cx.config.signing.get().certificates.iter().flatten() {
         let digest = sha256(der);
         let key = name::certificate_key(&digest);
-        if cx.store.put_if_absent(&key, der, &digest, &retain)? == Put::Other {
+        if cx.store.put_if_absent(&key, der, &digest, retain)? == Put::Other {
             tracing::error!("{key} is not the certificate of that digest; verifiers will say TAMPERED");
         }
     }
-    let key = name::genesis_key(&epoch.writer);
-    match cx.store.put_if_absent(&key, &epoch.genesis, &sha256(&epoch.genesis), &retain)? {
+    Ok(())
+}
+
+/// Stores a key statement, and the certificates that it names.
+///
+/// # Errors
+/// [`SinkError::Store`] may pass; trying again sends the same bytes.
+pub fn keys(cx: &Context, epoch: &Epoch, statement: &KeyStatement) -> Result<Uploaded, SinkError> {
+    let retain = Retain { lock: epoch.trail.lock, until: cx.retain_until(epoch.sealed.sealed_at) };
+    certificates(cx, &retain)?;
+    let key = name::keys_key(&epoch.writer, statement.payload.number);
+    let digest = sha256(&statement.envelope);
+    match cx.store.put_if_absent(&key, &statement.envelope, &digest, &retain)? {
         Put::Created | Put::Same => Ok(Uploaded::Stored),
         Put::Other => Ok(Uploaded::Taken(key)),
     }

@@ -92,6 +92,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// The system's.
     fn set_read_only(&self, path: &Path) -> io::Result<()>;
+    /// What tells a directory from every other one that ever lies at its path: device and inode.
+    ///
+    /// # Errors
+    /// The system's.
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
     /// The names in a directory and whether each is itself a directory; unsorted.
     ///
     /// # Errors
@@ -134,24 +139,23 @@ pub fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Makes `path` and what is missing above it, each entry durable.
+/// Makes `path` and what is missing between it and `base`, which exists; afterwards each entry on the way is durable,
+/// those too that an earlier process made and did not come to sync.
 ///
 /// # Errors
 /// The system's.
-pub fn create_dirs(disk: &dyn Disk, path: &Path, private: bool) -> io::Result<()> {
-    match disk.create_dir(path, private) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let parent = path.parent().ok_or(e)?;
-            create_dirs(disk, parent, private)?;
-            create_dirs(disk, path, private)
+pub fn create_dirs(disk: &dyn Disk, base: &Path, path: &Path, private: bool) -> io::Result<()> {
+    let below = path.strip_prefix(base).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut parent = base.to_path_buf();
+    for part in below.components() {
+        let dir = parent.join(part);
+        match disk.create_dir(&dir, private) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => disk.sync_dir(&parent)?,
         }
-        Err(e) => Err(e),
-        Ok(()) => match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent),
-            _ => Ok(()),
-        },
+        parent = dir;
     }
+    Ok(())
 }
 
 /// Replaces a file by `data` so that, whatever happens, either the old or the new content is there: temporary
@@ -241,6 +245,11 @@ impl Disk for RealDisk {
     }
     fn set_read_only(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::chmod(path, Mode::from_raw_mode(0o444))?)
+    }
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let m = std::fs::metadata(path)?;
+        Ok((m.dev(), m.ino()))
     }
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
         let mut out = Vec::new();

@@ -9,11 +9,12 @@
 use crate::disk::{self, Disk, Open};
 use crate::{Head, Kind, Page, Put, Retain, Store, StoreError, Version};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::statement::Lock;
 use waxseal_trail::time::Time;
@@ -34,12 +35,48 @@ pub struct LocalStore {
     counter: AtomicU64,
     /// Distinguishes the temporary names of processes that share the directory.
     tag: String,
+    /// The root when it was opened: what lies there when a file system is not mounted is another directory.
+    identity: Option<(u64, u64)>,
+    /// Directories whose entries are known to be durable.
+    made: Mutex<HashSet<PathBuf>>,
+    /// The last directory that was listed, for the next page of the same listing.
+    listed: Mutex<(String, Arc<Vec<String>>)>,
 }
 
 impl LocalStore {
     /// Opens the directory; it must exist. `tag` must differ between processes that write to it at once.
     pub fn new(disk: Arc<dyn Disk>, root: impl Into<PathBuf>, tag: impl Into<String>) -> LocalStore {
-        LocalStore { disk, root: root.into(), counter: AtomicU64::new(0), tag: tag.into() }
+        let root = root.into();
+        LocalStore {
+            identity: disk.identity(&root).ok(),
+            disk,
+            root,
+            counter: AtomicU64::new(0),
+            tag: tag.into(),
+            made: Mutex::default(),
+            listed: Mutex::default(),
+        }
+    }
+
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        let lock = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().contains(dir) {
+            return Ok(());
+        }
+        disk::create_dirs(&*self.disk, &self.root, dir, false)?;
+        lock().insert(dir.to_owned());
+        Ok(())
+    }
+
+    /// Whether the root still is the directory that was opened.
+    fn check_root(&self, key: &str) -> Result<(), StoreError> {
+        let now = self.disk.identity(&self.root).map_err(|e| StoreError::io("write", key, e))?;
+        if self.identity.is_some_and(|then| then != now) {
+            let why =
+                format!("{} is another directory than at the start: is it mounted?", self.root.display());
+            return Err(StoreError::new("write", key, Kind::Unavailable, io::Error::other(why)));
+        }
+        Ok(())
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
@@ -57,9 +94,9 @@ impl LocalStore {
     /// Writes `data` durably at `path` unless something is there.
     fn write_once(&self, path: &Path, data: &[u8]) -> io::Result<()> {
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        disk::create_dirs(&*self.disk, parent, false)?;
+        self.make_dir(parent)?;
         let tmp_dir = self.root.join(".tmp");
-        disk::create_dirs(&*self.disk, &tmp_dir, false)?;
+        self.make_dir(&tmp_dir)?;
         // For people who look at what a crash left: whose it was.
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tmp = loop {
@@ -125,10 +162,37 @@ impl LocalStore {
         limit: usize,
         out: &mut Vec<String>,
     ) -> Result<(), StoreError> {
+        for key in self.sorted(dir, after)?.iter() {
+            if out.len() >= limit {
+                break;
+            }
+            if key.ends_with('/') {
+                let wanted = key.starts_with(prefix) || prefix.starts_with(key);
+                let passed = key.as_str() <= after && !after.starts_with(key);
+                if wanted && !passed {
+                    self.walk(key, prefix, after, limit, out)?;
+                }
+            } else if key.starts_with(prefix) && key.as_str() > after {
+                out.push(key.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys in a directory, sorted; read once for all pages of one listing.
+    fn sorted(&self, dir: &str, after: &str) -> Result<Arc<Vec<String>>, StoreError> {
+        let lock = || self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if after.starts_with(dir) {
+            let last = lock();
+            // Only where a page ended within it: a new listing reads it anew.
+            if last.0 == dir && after.len() > dir.len() {
+                return Ok(last.1.clone());
+            }
+        }
         let entries = match self.disk.read_dir(&self.root.join(dir)) {
             Ok(e) => e,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(());
+                Vec::new()
             }
             Err(e) => return Err(StoreError::io("list", dir, e)),
         };
@@ -139,21 +203,13 @@ impl LocalStore {
             .map(|(name, is_dir)| format!("{dir}{name}{}", if is_dir { "/" } else { "" }))
             .collect();
         keys.sort_unstable();
-        for key in keys {
-            if out.len() >= limit {
-                break;
-            }
-            if key.ends_with('/') {
-                let wanted = key.starts_with(prefix) || prefix.starts_with(&key);
-                let passed = key.as_str() <= after && !after.starts_with(&key);
-                if wanted && !passed {
-                    self.walk(&key, prefix, after, limit, out)?;
-                }
-            } else if key.starts_with(prefix) && key.as_str() > after {
-                out.push(key);
-            }
+        let keys = Arc::new(keys);
+        let mut last = lock();
+        if keys.len() > 1000 || last.0 == dir {
+            *last = (dir.to_owned(), keys.clone());
         }
-        Ok(())
+        drop(last);
+        Ok(keys)
     }
 }
 
@@ -169,6 +225,7 @@ impl Store for LocalStore {
         if sha256(body) != *digest {
             return Err(StoreError::new("write", key, Kind::Digest, io::ErrorKind::InvalidData.into()));
         }
+        self.check_root(key)?;
         match self.get(key)? {
             Some(there) if there == body => {
                 self.write_record(key, *digest, retain)?;
@@ -242,5 +299,99 @@ impl Store for LocalStore {
 
     fn place(&self) -> String {
         format!("file://{}", self.root.display())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // what happens behind the store's back
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    fn store(root: &Path) -> LocalStore {
+        LocalStore::new(Arc::new(RealDisk), root, "test")
+    }
+
+    fn until(text: &str) -> Retain {
+        Retain { lock: Lock::None, until: Time::parse_rfc3339(text).unwrap() }
+    }
+
+    #[test]
+    fn what_is_there_stays() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let s = store(dir.path());
+        let retain = until("2030-01-01T00:00:00Z");
+        let put = |body: &[u8]| s.put_if_absent("a/b", body, &sha256(body), &retain).unwrap();
+        assert_eq!(put(b"one"), Put::Created);
+        assert_eq!(put(b"one"), Put::Same);
+        assert_eq!(put(b"two"), Put::Other);
+        assert_eq!(s.get("a/b").unwrap().as_deref(), Some(&b"one"[..]));
+        assert_eq!(s.get_range("a/b", 1..99).unwrap().as_deref(), Some(&b"ne"[..]));
+        assert_eq!(s.head("a/b").unwrap(), Some(Head { bytes: 3, retain: Some(retain) }));
+        let mode = std::fs::metadata(dir.path().join("a/b")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444);
+        assert_eq!(s.get("a/c").unwrap(), None);
+        assert_eq!(s.versions("a/b").unwrap().len(), 1);
+        let wrong = s.put_if_absent("a/d", b"one", &sha256(b"two"), &retain).unwrap_err();
+        assert_eq!(wrong.kind, Kind::Digest);
+        for key in ["", "/a", "a//b", "../a", ".tmp/a", ".retention/a"] {
+            assert_eq!(
+                s.put_if_absent(key, b"", &sha256(b""), &retain).unwrap_err().kind,
+                Kind::Key,
+                "{key:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn pages_are_the_whole_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let s = store(dir.path());
+        let retain = until("2030-01-01T00:00:00Z");
+        let mut keys: Vec<String> = (0..1500).map(|n| format!("a/w/{n:05}")).collect();
+        keys.extend(["a/w.x", "a/w/z/1", "a0", "b/1"].map(str::to_owned));
+        for key in &keys {
+            let path = dir.path().join(key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        keys.sort();
+        for (prefix, limit) in [("", 7), ("a/w/", 1000), ("a/w/0", 333), ("a", 2000), ("b/1", 1), ("c", 5)] {
+            let mut seen: Vec<String> = Vec::new();
+            loop {
+                let page = s.list(prefix, seen.last().map(String::as_str), limit).unwrap();
+                assert!(page.keys.len() <= limit);
+                seen.extend(page.keys);
+                if !page.more {
+                    break;
+                }
+            }
+            let want: Vec<String> = keys.iter().filter(|k| k.starts_with(prefix)).cloned().collect();
+            assert_eq!(seen, want, "{prefix:?} by {limit}");
+        }
+        // A new listing sees what is new.
+        s.put_if_absent("a/w/00000x", b"", &sha256(b""), &retain).unwrap();
+        assert_eq!(s.list("a/w/", None, 2).unwrap().keys, ["a/w/00000", "a/w/00000x"]);
+    }
+
+    #[test]
+    fn another_directory_in_its_place_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, away) = (dir.path().join("trail"), dir.path().join("away"));
+        std::fs::create_dir(&root).unwrap();
+        let s = store(&root);
+        std::fs::rename(&root, &away).unwrap();
+        let retain = until("2030-01-01T00:00:00Z");
+        let put = || s.put_if_absent("a", b"", &sha256(b""), &retain);
+        assert_eq!(put().unwrap_err().kind, Kind::Unavailable);
+        std::fs::create_dir(&root).unwrap();
+        let e = put().unwrap_err();
+        assert_eq!(e.kind, Kind::Unavailable);
+        assert!(e.to_string().contains("mounted"), "{e}");
+        assert!(std::fs::read_dir(&root).unwrap().next().is_none());
+        std::fs::remove_dir(&root).unwrap();
+        std::fs::rename(&away, &root).unwrap();
+        assert_eq!(put().unwrap(), Put::Created);
     }
 }

@@ -13,8 +13,9 @@ use waxseal_e2e::process::each_record;
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Accepted, Chain, Chunk, Sealables, read_back};
 use waxseal_sink::clock::Clock;
-use waxseal_sink::config::{Acknowledge, Config, Signing};
-use waxseal_sink::epoch::{Epoch, SinkError};
+use waxseal_sink::config::{Acknowledge, Config};
+use waxseal_sink::epoch::{Epoch, Intent, SinkError};
+use waxseal_sink::keys::{Signing, SigningKeys};
 use waxseal_sink::pipeline::open_state;
 use waxseal_sink::seal::{Close, Sealer};
 use waxseal_sink::signer::{Algorithm, MemoryKey};
@@ -85,7 +86,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
         state_dir: "/state".into(),
         store: Location::Local("/trail".into()),
         retention_days: 2555,
-        signing: Signing { signers: vec![key.clone()], certificates: vec![vec![]], oldest_key: None },
+        signing: SigningKeys::fixed(signing(key.clone(), vec![])),
         max_events: 7,
         max_batch_bytes: 1 << 20,
         max_age: Duration::from_secs(300),
@@ -106,6 +107,11 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
     World { cx, disk, trust }
 }
 
+fn signing(key: Arc<MemoryKey>, previous: Vec<Arc<MemoryKey>>) -> Signing {
+    let previous = previous.into_iter().map(|k| k as Arc<dyn waxseal_sink::signer::Signer>).collect();
+    Signing { signers: vec![key], certificates: vec![vec![]], previous, oldest_key: None }
+}
+
 fn chunk(n: usize) -> Chunk {
     let (mut converter, mut events) = (Converter::default(), Events::default());
     for i in 0..EVENTS {
@@ -124,7 +130,15 @@ fn chunk(n: usize) -> Chunk {
 fn store_one(cx: &Context, epoch: &mut Epoch, sealer: &mut Sealer, state: State) -> Result<(), SinkError> {
     let intent = sealer.seal(cx, state)?;
     epoch.write_intent(cx, &intent)?;
-    assert_eq!(upload::batch(cx, Lock::None, &intent)?, Uploaded::Stored);
+    store(cx, epoch, &intent)
+}
+
+fn store(cx: &Context, epoch: &mut Epoch, intent: &Intent) -> Result<(), SinkError> {
+    while let Some(keys) = epoch.pending_keys(intent.header.batch).cloned() {
+        assert_eq!(upload::keys(cx, epoch, &keys)?, Uploaded::Stored);
+        epoch.note_keys_stored(cx, keys.payload.number)?;
+    }
+    assert_eq!(upload::batch(cx, Lock::None, intent)?, Uploaded::Stored);
     epoch.note_stored(cx, &intent.header, intent.statement)
 }
 
@@ -149,12 +163,11 @@ fn take(
 fn life(w: &World, acknowledged: &mut [bool], starting: bool, rewrite: bool) -> Result<(), SinkError> {
     let cx = &w.cx;
     let (mut epoch, mut chain) = open_state(cx, starting, rewrite)?;
-    let mut sealer = Sealer::new(&epoch, vec![]);
+    let mut sealer = Sealer::new(cx, &epoch, vec![]);
     assert_eq!(upload::genesis(cx, &epoch)?, Uploaded::Stored);
     epoch.note_genesis_stored(cx)?;
     for intent in std::mem::take(&mut epoch.intents) {
-        assert_eq!(upload::batch(cx, Lock::None, &intent)?, Uploaded::Stored);
-        epoch.note_stored(cx, &intent.header, intent.statement)?;
+        store(cx, &mut epoch, &intent)?;
     }
     let mut reader = SpoolReader::new(cx.disk.clone(), &epoch.dir.join("spool"));
     let mut checker = Checker::default();
@@ -193,10 +206,18 @@ fn life(w: &World, acknowledged: &mut [bool], starting: bool, rewrite: bool) -> 
 
 /// Runs to the end through one planned fault; the number of calls.
 fn run(w: &World, survive: Survive) -> u64 {
-    let mut acknowledged = vec![false; CHUNKS];
+    run_from(w, vec![false; CHUNKS], survive)
+}
+
+fn run_from(w: &World, mut acknowledged: Vec<bool>, survive: Survive) -> u64 {
     let (mut starting, mut rewrite) = (true, false);
     for _ in 0..6 {
         match life(w, &mut acknowledged, starting, rewrite) {
+            // The call that nothing waits for was the last one.
+            Ok(()) if w.disk.crashed() => {
+                w.disk.reboot(survive);
+                (starting, rewrite) = (true, false);
+            }
             Ok(()) => {
                 let calls = w.disk.calls();
                 check(w, &acknowledged);
@@ -245,6 +266,54 @@ fn check(w: &World, acknowledged: &[bool]) {
 fn keys() -> (Signers, Arc<MemoryKey>) {
     let operator: Signers = vec![Arc::new(MemoryKey::generate(Algorithm::Ed25519).unwrap())];
     (operator, Arc::new(MemoryKey::generate(Algorithm::Ed25519).unwrap()))
+}
+
+/// Another key is put in force, and every call of that start fails once or is the last: no event is lost, every
+/// header is signed with a key in force, and no new epoch begins.
+#[test]
+fn every_call_while_keys_are_rotated() {
+    let (operator, first_key) = keys();
+    let second_key = Arc::new(MemoryKey::generate(Algorithm::Ed25519).unwrap());
+    let half = |done: bool| (0..CHUNKS).map(|n| (n < CHUNKS / 2) == done).collect::<Vec<bool>>();
+    let rotated = |previous: Vec<Arc<MemoryKey>>| {
+        let mut w = world(&operator, &first_key);
+        life(&w, &mut half(false), true, false).unwrap();
+        let mut config = Config::clone(&w.cx.config);
+        config.signing = SigningKeys::fixed(signing(second_key.clone(), previous));
+        w.cx.config = Arc::new(config);
+        w
+    };
+    let writers = |w: &World| w.cx.store.list("writers/", None, 100).unwrap().keys;
+    let faults = [
+        (Fault::Fail(Errno::Io), Survive::All),
+        (Fault::CrashBefore, Survive::Nothing),
+        (Fault::CrashAfter, Survive::Nothing),
+        (Fault::CrashAfter, Survive::Torn(1)),
+    ];
+    let w = rotated(vec![first_key.clone()]);
+    let first = w.disk.calls();
+    let last = run_from(&w, half(true), Survive::All);
+    assert!(last > first + 50);
+    for n in first..last {
+        for (fault, survive) in faults {
+            let mut w = rotated(vec![first_key.clone()]);
+            w.disk.plan(n, fault);
+            run_from(&w, half(true), survive);
+            let there = writers(&w);
+            assert_eq!(there.len(), 2, "call {n}, {fault:?}: {there:?}");
+            assert!(there[1].ends_with("/keys/000001.json"), "{there:?}");
+            // From here on the old key is not needed.
+            let mut config = Config::clone(&w.cx.config);
+            config.signing = SigningKeys::fixed(signing(second_key.clone(), vec![]));
+            w.cx.config = Arc::new(config);
+            life(&w, &mut [true; CHUNKS], true, false).unwrap();
+            assert_eq!(writers(&w), there);
+        }
+    }
+    // Without the old key nobody can say that the new one follows.
+    let w = rotated(vec![]);
+    life(&w, &mut half(true), true, false).unwrap();
+    assert_eq!(writers(&w).iter().filter(|k| k.ends_with("/genesis.json")).count(), 2);
 }
 
 #[test]

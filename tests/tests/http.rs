@@ -212,6 +212,53 @@ fn heartbeats_stops_and_retirement() {
     assert_eq!(std::fs::read_dir(site.path("trail/writers")).unwrap().count(), 2);
 }
 
+/// A key file that is replaced under a running sink: the old key says which one follows, and no epoch ends.
+#[test]
+fn keys_are_rotated_while_the_sink_runs() {
+    let site = Site::new("batch: {max_age: 100ms}\n");
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":1}").unwrap().0, 200);
+    let new = site.path("new").display().to_string();
+    assert!(waxseal(&["keys", "generate", "--algorithm", "rsa", "--out", &new]).status.success());
+    std::fs::rename(site.path("new/signing.key"), site.path("writer/signing.key")).unwrap();
+    let writer = std::fs::read_dir(site.path("trail/writers")).unwrap().next().unwrap().unwrap().path();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !writer.join("keys/000001.json").exists() && Instant::now() < deadline {
+        assert_eq!(post(&site.url(), &[], b"{\"n\":2}").unwrap().0, 200);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(writer.join("keys/000001.json").exists(), "no key statement");
+    sink.stop();
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":3}").unwrap().0, 200);
+    sink.stop();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 0, "{report:#}");
+    assert_eq!(std::fs::read_dir(site.path("trail/writers")).unwrap().count(), 1);
+}
+
+/// A retirement that the store does not hold is none yet, and says so; the next one brings it there.
+#[test]
+fn retiring_while_the_store_is_away() {
+    let site = Site::new("");
+    let sink = site.start();
+    assert_eq!(post(&site.url(), &[], b"{\"n\":1}").unwrap().0, 200);
+    sink.stop();
+    // What a mount point is while nothing is mounted.
+    std::fs::rename(site.path("trail"), site.path("away")).unwrap();
+    std::fs::create_dir(site.path("trail")).unwrap();
+    let out = site.run_sink(&["--retire", "--grace", "1s"]);
+    let log = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && log.contains("not in the store"), "{log}");
+    assert!(std::fs::read_dir(site.path("trail")).unwrap().next().is_none(), "written to an unmounted store");
+    std::fs::remove_dir(site.path("trail")).unwrap();
+    std::fs::rename(site.path("away"), site.path("trail")).unwrap();
+    let out = site.run_sink(&["--retire"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (exit, report) = site.verify(&["--as-of", "2200-01-01T00:00:00Z"]);
+    assert_eq!(exit, 0, "{report:#}");
+}
+
 /// A store that is away fills the spool, and drains by itself.
 #[test]
 fn acknowledged_when_stored() {
@@ -278,7 +325,10 @@ fn a_large_request() {
     let lines: String = (0..50_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let send = |body: &str| post(&site.url(), &[("idempotency-key", "large")], body.as_bytes()).unwrap();
     let (status, answer) = send(&lines);
-    assert_eq!((status, &answer["accepted"], &answer["redelivered"]), (200, &50_000.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (status, &answer["accepted"], &answer["redelivered"]),
+        (200, &50_000.into(), &serde_json::Value::Null)
+    );
     let (status, answer) = send(&lines);
     assert_eq!((status, &answer["accepted"], &answer["redelivered"]), (200, &50_000.into(), &true.into()));
     let (status, answer) = send(&"{}\n".repeat(1_000_001));

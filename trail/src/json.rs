@@ -306,7 +306,8 @@ pub fn to_canonical<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
 /// strings, brackets and commas match up. Each element is trimmed; an element may still be broken JSON.
 pub fn split_array(text: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let inner = text.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
-    let elements = || Elements { text: inner, at: if inner.trim_ascii().is_empty() { None } else { Some(0) } };
+    let elements =
+        || Elements { text: inner, at: if inner.trim_ascii().is_empty() { None } else { Some(0) } };
     // Nothing is given out before all of it is known to be an array; and no list of it is kept.
     elements().all(|e| e.is_some()).then(|| elements().flatten())
 }

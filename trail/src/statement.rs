@@ -103,7 +103,7 @@ pub struct Predecessor {
     /// `<name>.<epoch>`
     pub writer: String,
     /// The number of its last header, if it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub batch: Option<u64>,
     /// The statement hash of its last header; of its genesis if it has none.
     pub statement: Hash,
@@ -125,7 +125,7 @@ pub struct Writer {
     /// Why the epoch began.
     pub reason: Reason,
     /// The epoch before, unless this is the first.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub predecessor: Option<Predecessor>,
     /// The first keys; all of them sign.
     pub keys: Vec<WriterKey>,
@@ -157,7 +157,7 @@ pub struct Keys {
     /// Statement hash of the key statement before, or of the genesis.
     pub previous: Hash,
     /// The last header under the old keys; absent before batch 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
     /// The new keys. All old and then all new ones sign.
     pub keys: Vec<WriterKey>,
@@ -194,10 +194,10 @@ pub struct BatchEvents {
     /// Version of the events object's columns.
     pub columns: u64,
     /// Least `timestamp`; absent when empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub first_timestamp: Option<Time>,
     /// Greatest `timestamp`; absent when empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub last_timestamp: Option<Time>,
 }
 
@@ -276,12 +276,12 @@ pub struct Batch {
     /// What comes next.
     pub state: State,
     /// When at the latest the next header will exist; while running only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub next_by: Option<Time>,
     /// The records.
     pub events: BatchEvents,
     /// The events object; absent when there are no records.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub object: Option<BatchObject>,
     /// The filters, in order.
     pub filters: Vec<Filter>,
@@ -382,6 +382,11 @@ pub fn read<P: Payload>(envelope: &Envelope) -> Result<P, PayloadFault> {
     serde_json::from_value(tree).map_err(malformed)
 }
 
+/// An optional member is there or it is not: no `null` stands for it.
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
+}
+
 /// Section 1: integers of at most 2^53−1. So sums of two of them cannot overflow.
 fn numbers_are_safe(v: &serde_json::Value) -> bool {
     match v {
@@ -402,4 +407,21 @@ pub fn unsigned<P: Payload>(payload: &P) -> Envelope {
     // Statements of ours are plain structures: their canonical form always exists.
     let payload = json::to_canonical(payload).unwrap_or_default();
     Envelope { payload, payload_type: payload_type(P::KIND), signatures: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_optional_member_is_there_or_not() {
+        let parse = |text: &str| serde_json::from_str::<Predecessor>(text);
+        let hash = Hash::empty();
+        assert!(
+            parse(&format!("{{\"writer\":\"a.b\",\"statement\":\"{hash}\"}}"))
+                .is_ok_and(|p| p.batch.is_none())
+        );
+        assert!(parse(&format!("{{\"writer\":\"a.b\",\"batch\":7,\"statement\":\"{hash}\"}}")).is_ok());
+        assert!(parse(&format!("{{\"writer\":\"a.b\",\"batch\":null,\"statement\":\"{hash}\"}}")).is_err());
+    }
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
-use waxseal_store::{Store, StoreError, list_all};
+use waxseal_store::{Head, Store, StoreError, list_all};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::keys::PublicKey;
@@ -98,16 +98,31 @@ impl Session<'_> {
     }
 
     pub(crate) fn read(&self, key: &str, limit: u64) -> Read {
+        self.read_with_head(key, limit).0
+    }
+
+    /// The object, and what the store says of it.
+    pub(crate) fn read_with_head(&self, key: &str, limit: u64) -> (Read, Option<Head>) {
+        let head = match self.store.head(key) {
+            Ok(head) => head,
+            Err(e) => {
+                self.find(Finding::new(Verdict::Unreadable, e.to_string()).at(key));
+                return (Read::Failed, None);
+            }
+        };
+        let read = match head {
+            None => Read::Missing,
+            Some(h) if h.bytes > limit => Read::TooLarge(h.bytes),
+            Some(_) => self.get(key),
+        };
+        (read, head)
+    }
+
+    fn get(&self, key: &str) -> Read {
         let failed = |e: StoreError| {
             self.find(Finding::new(Verdict::Unreadable, e.to_string()).at(key));
             Read::Failed
         };
-        match self.store.head(key) {
-            Ok(None) => return Read::Missing,
-            Ok(Some(h)) if h.bytes > limit => return Read::TooLarge(h.bytes),
-            Ok(Some(_)) => {}
-            Err(e) => return failed(e),
-        }
         match self.store.get(key) {
             Ok(Some(bytes)) => {
                 self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -120,8 +135,8 @@ impl Session<'_> {
     }
 
     /// Whether the object's lock, as the store tells it, is as long as was promised.
-    pub(crate) fn check_retention(&self, key: &str, writer: &str, until: Time) {
-        let Ok(Some(head)) = self.store.head(key) else { return };
+    pub(crate) fn check_retention(&self, key: &str, writer: &str, head: Option<Head>, until: Time) {
+        let Some(head) = head else { return };
         let promised = self.trail.as_ref().map_or(Lock::None, |t| t.lock);
         let short = match head.retain {
             Some(r) => r.until < until,
@@ -493,7 +508,8 @@ fn check_object(
     let object = h.object.as_ref()?;
     let (first, last) = (h.events.first_sequence, h.events.first_sequence + h.events.count.saturating_sub(1));
     let finding = |v, d: String| Finding::new(v, d).at(&task.key).of(&h.writer).sequences(first, last);
-    let bytes = match session.read(&task.key, object.bytes.min(waxseal_events::MAX_OBJECT)) {
+    let (read, head) = session.read_with_head(&task.key, object.bytes.min(waxseal_events::MAX_OBJECT));
+    let bytes = match read {
         Read::Bytes(b) => b,
         Read::Missing if session.options.now > h.retain_until => {
             session.find(finding(
@@ -518,7 +534,7 @@ fn check_object(
         session.find(finding(Verdict::Tampered, "its digest is not the one in the signed header".to_owned()));
         return None;
     }
-    session.check_retention(&task.key, &h.writer, h.retain_until);
+    session.check_retention(&task.key, &h.writer, head, h.retain_until);
     if session.options.quick {
         return Some((0, None));
     }

@@ -1,7 +1,7 @@
 //! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
 
 use crate::{Anchor, Read, Session, Task, WriterKeys};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
@@ -330,7 +330,8 @@ fn headers(
             continue;
         };
         number += 1;
-        let bytes = match session.read(&key, MAX_ENVELOPE as u64) {
+        let (read, head) = session.read_with_head(&key, MAX_ENVELOPE as u64);
+        let bytes = match read {
             Read::Bytes(b) => b,
             Read::TooLarge(n) => {
                 session.find(finding(
@@ -380,7 +381,7 @@ fn headers(
                 ));
             }
         }
-        session.check_retention(&key, writer, header.retain_until);
+        session.check_retention(&key, writer, head, header.retain_until);
         summary.statements.insert(header.batch, statement);
         summary.batches += 1;
         summary.records += header.events.count;
@@ -539,13 +540,27 @@ fn consistency(
 
 /// Predecessors and earlier epochs without a retirement.
 pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
-    let find = |w: &str| checked.iter().find(|s| s.writer == w);
+    let by_writer: HashMap<&str, &Summary> = checked.iter().map(|s| (&s.writer[..], s)).collect();
+    // Epochs of one name sort by their beginning: the first of each that has not retired.
+    let mut unretired: HashMap<&str, &Summary> = HashMap::new();
+    for s in checked.iter().filter(|s| !s.retired) {
+        if let Some((name, _)) = name::split_writer(&s.writer) {
+            let first = unretired.entry(name).or_insert(s);
+            if s.writer < first.writer {
+                *first = s;
+            }
+        }
+    }
     for s in checked {
         let key = name::genesis_key(&s.writer);
         let finding = |v, d: String| Finding::new(v, d).at(&key).of(&s.writer);
         if let Some(p) = &s.genesis.predecessor {
-            let known = find(&p.writer);
-            if !known.is_some_and(|k| k.retired) {
+            let known = by_writer.get(&p.writer[..]).copied();
+            let retired =
+                known.is_some_and(|k| k.retired) || session.retirements.iter().any(|r| r.writer == p.writer);
+            // With `--writer` the one before may not have been looked at.
+            let judged = known.is_some() || session.options.writer.is_none();
+            if judged && !retired {
                 session.find(finding(
                     Verdict::Abandoned,
                     format!(
@@ -573,10 +588,9 @@ pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
                 ));
             }
         }
-        let passed_over = checked.iter().find(|o| {
-            let same = |w: &str| name::split_writer(w).map(|(n, _)| n.to_owned());
-            same(&o.writer) == same(&s.writer) && o.writer < s.writer && !o.retired
-        });
+        let passed_over = name::split_writer(&s.writer)
+            .and_then(|(name, _)| unretired.get(name))
+            .filter(|o| o.writer < s.writer);
         if let (Reason::First, Some(o)) = (s.genesis.reason, passed_over) {
             session
                 .find(finding(Verdict::Abandoned, format!("the earlier epoch {} is passed over", o.writer)));
