@@ -8,7 +8,9 @@ events="${3:-5000}"
 seconds="${4:-60}"
 dir="$(mktemp -d "${TMPDIR:-/tmp}/waxseal-memory.XXXXXX")"
 sink=""
+pids=()
 cleanup() {
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     if [ -n "$sink" ]; then kill "$sink" 2>/dev/null || true; wait "$sink" 2>/dev/null || true; fi
     chmod -R u+w "$dir" 2>/dev/null || true
     rm -rf "$dir"
@@ -45,7 +47,6 @@ load() {
         done
     done >"$dir/answers.$1"
 }
-pids=()
 for i in $(seq "$clients"); do load "$i" & pids+=($!); done
 step=$(((seconds + 9) / 10))
 while [ "$SECONDS" -lt "$end" ]; do

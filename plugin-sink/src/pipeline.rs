@@ -12,7 +12,7 @@ use crate::filter::Filters;
 use crate::known::Known;
 use crate::metrics::Metrics;
 use crate::seal::{Close, Sealer};
-use crate::spool::{Entry, Frame, Group, Spool, SpoolReader};
+use crate::spool::{Entry, Frame, Group, Spool, SpoolError, SpoolReader, is_newer};
 use crate::upload::{self, Uploaded};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -258,8 +258,20 @@ fn close_queue(shared: &Shared) {
 /// [`SinkError`].
 pub fn open_state(cx: &Context, starting: bool, rewrite: bool) -> Result<(Epoch, Chain), SinkError> {
     let epoch = open_epoch(cx, starting)?;
-    let chain = Chain::open(cx, &epoch, rewrite)?;
-    Ok((epoch, chain))
+    match Chain::open(cx, &epoch, rewrite) {
+        // After a downgrade: what the later release spooled stays where it is, and this one goes on beside it.
+        Err(SinkError::Spool(e @ SpoolError::Newer { .. })) => {
+            tracing::error!(
+                "{e}: what it holds was acknowledged and is not sealed by this release. It stays there; a new epoch \
+                 begins. Keep the state directory for the later release"
+            );
+            let mut epoch = new_epoch(cx, Reason::StateLost, Some(epoch))?;
+            epoch.count_boot(cx)?;
+            let chain = Chain::open(cx, &epoch, rewrite)?;
+            Ok((epoch, chain))
+        }
+        chain => Ok((epoch, chain?)),
+    }
 }
 
 /// Opens the current epoch or makes a new one; counts the start of a process.
@@ -341,8 +353,11 @@ fn sweep(cx: &Context, current: &Epoch) {
         for part in ["spool", "intents"] {
             let dir = epoch.join(part);
             for (file, _) in files(&dir) {
+                let path = dir.join(file);
                 // What stays for now goes the next time.
-                let _ = cx.disk.remove(&dir.join(file));
+                if !is_newer(&*cx.disk, &path) {
+                    let _ = cx.disk.remove(&path);
+                }
             }
         }
     }
@@ -363,7 +378,7 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
     };
     let mut result = Ok(());
     let (old_dir, disk) = (old.dir.join("spool"), cx.disk.clone());
-    Spool::open(disk, &old_dir, &old.writer, u64::MAX, from, false, &mut |f: &Frame| {
+    let opened = Spool::open(disk, &old_dir, &old.writer, u64::MAX, from, false, &mut |f: &Frame| {
         if f.end() <= from {
             // Committed in the old epoch: its retry must be recognised in the new one all the same.
             if let Some(key) = f.key {
@@ -376,8 +391,12 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
                 result = copy.write(&dir);
             }
         }
-    })?;
-    result?;
+    });
+    match opened {
+        // Said already; everything before it is taken along.
+        Ok(_) | Err(SpoolError::Newer { .. }) => result?,
+        Err(e) => return Err(e.into()),
+    }
     copy.write(&dir)?;
     let path = new.dir.join("known");
     known.save(&*cx.disk, &path).map_err(crate::epoch::state_error("write", &path))
@@ -400,8 +419,7 @@ impl Salvage {
         template: &Template,
         old: &std::path::Path,
     ) -> Result<(), SinkError> {
-        let damaged =
-            || crate::spool::SpoolError::Damaged { path: old.into(), offset: 0, sequence: f.first_sequence };
+        let damaged = || SpoolError::Damaged { path: old.into(), offset: 0, sequence: f.first_sequence };
         self.group.begin(f.key.as_ref(), self.sequence, f.entries.len() - skip, f.filter_errors);
         let mut at = f.entries[..skip].iter().map(|e| e.len as usize).sum::<usize>();
         for (i, entry) in f.entries[skip..].iter().enumerate() {
@@ -492,7 +510,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
             match again {
                 Ok(state) => break state,
                 Err(
-                    e @ (SinkError::Spool(crate::spool::SpoolError::Disk { .. })
+                    e @ (SinkError::Spool(SpoolError::Disk { .. })
                     | SinkError::State { .. }
                     | SinkError::Store(_)),
                 ) => {
@@ -605,9 +623,7 @@ fn spawn<'scope>(
 
 fn to_end(e: SinkError) -> End {
     match e {
-        SinkError::State { .. } | SinkError::Spool(crate::spool::SpoolError::Disk { .. }) => {
-            End::Reopen(e.to_string())
-        }
+        SinkError::State { .. } | SinkError::Spool(SpoolError::Disk { .. }) => End::Reopen(e.to_string()),
         other => End::Failed(other),
     }
 }

@@ -385,6 +385,12 @@ fn read_segment_header(file: &dyn File) -> io::Result<Option<(u32, u64, u64)>> {
     Ok((writer.len() == len && crc.finalize() == u32_at(24)).then_some((version, first, 28 + len as u64)))
 }
 
+/// Whether a file is a segment of a later release.
+pub(crate) fn is_newer(disk: &dyn Disk, path: &Path) -> bool {
+    let header = disk.open(path, Open::Read).and_then(|f| read_segment_header(&*f));
+    matches!(header, Ok(Some((version, ..))) if version > VERSION)
+}
+
 fn list_segments(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> =
         disk.read_dir(dir)?.iter().filter_map(|(n, _)| n.strip_suffix(".seg")?.parse().ok()).collect();

@@ -268,6 +268,35 @@ fn keys() -> (Signers, Arc<MemoryKey>) {
     (operator, Arc::new(MemoryKey::generate(Algorithm::Ed25519).unwrap()))
 }
 
+/// A downgrade: segments of a later release stay, and a new epoch goes on beside them.
+#[test]
+fn newer_segments_are_set_aside() {
+    use waxseal_store::disk::Open;
+    let (operator, key) = keys();
+    let w = world(&operator, &key);
+    let (epoch, mut chain) = open_state(&w.cx, true, false).unwrap();
+    for n in 0..CHUNKS {
+        if !matches!(chain.accept(&w.cx, &[chunk(n)]).unwrap(), Accepted::Durable(..)) {
+            break;
+        }
+    }
+    let spool = epoch.dir.join("spool");
+    let mut segments: Vec<String> =
+        w.cx.disk.read_dir(&spool).unwrap().into_iter().map(|(name, _)| name).collect();
+    segments.sort();
+    assert!(segments.len() > 1);
+    let last = spool.join(segments.last().unwrap());
+    w.cx.disk.open(&last, Open::Write).unwrap().write_at(&99u32.to_le_bytes(), 8).unwrap();
+    let (next, mut chain) = open_state(&w.cx, true, false).unwrap();
+    assert_ne!(next.writer, epoch.writer);
+    assert!(chain.next_sequence() > 0, "what could be read was not taken along");
+    assert!(matches!(chain.accept(&w.cx, &[chunk(CHUNKS)]).unwrap(), Accepted::Durable(..)));
+    assert!(w.cx.disk.open(&last, Open::Read).is_ok(), "what could not be read is gone");
+    assert!(w.cx.disk.open(&spool.join(&segments[0]), Open::Read).is_err());
+    let (again, _) = open_state(&w.cx, true, false).unwrap();
+    assert_eq!(again.writer, next.writer);
+}
+
 /// Another key is put in force, and every call of that start fails once or is the last: no event is lost, every
 /// header is signed with a key in force, and no new epoch begins.
 #[test]
