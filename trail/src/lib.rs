@@ -8,6 +8,7 @@
 
 pub mod certificate;
 pub mod envelope;
+pub mod fluent;
 pub mod hash;
 pub mod json;
 pub mod keys;

@@ -65,6 +65,8 @@ pub struct Members {
     kind: EventKind,
     /// A bit for each string column whose text may hold escapes.
     escaped: u16,
+    /// A `source` of its own, where it differs from its chunk's.
+    source: Range,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,7 +188,7 @@ impl Converter {
     pub fn json(&mut self, text: &[u8], out: &mut Events) {
         let mut tape = core::mem::take(&mut self.tape);
         let parsed = json::parse(text, Form::Sealed, MAX_DEPTH, &mut tape);
-        self.finish(parsed, text, &tape, out);
+        self.finish(parsed, text, &tape, Beside::default(), out);
         self.tape = tape;
     }
 
@@ -194,7 +196,24 @@ impl Converter {
     pub fn msgpack(&mut self, data: &[u8], out: &mut Events) {
         let mut tape = core::mem::take(&mut self.tape);
         let parsed = msgpack::parse(data, &mut tape);
-        self.finish(parsed, data, &tape, out);
+        self.finish(parsed, data, &tape, Beside::default(), out);
+        self.tape = tape;
+    }
+
+    /// [`Converter::msgpack`] of `body`, with what the shipper says beside it: its time, if the body has none, and a
+    /// `source` of its own (canonical JSON; empty for the chunk's). `whole` is what is sealed of an event that is
+    /// none.
+    pub(crate) fn msgpack_from(
+        &mut self,
+        body: &[u8],
+        whole: &[u8],
+        time: Option<Time>,
+        source: &[u8],
+        out: &mut Events,
+    ) {
+        let mut tape = core::mem::take(&mut self.tape);
+        let parsed = msgpack::parse(body, &mut tape);
+        self.finish(parsed, body, &tape, Beside { time, source, whole: Some(whole) }, out);
         self.tape = tape;
     }
 
@@ -207,13 +226,20 @@ impl Converter {
         let mut tape = core::mem::take(&mut self.tape);
         let end = msgpack::parse_prefix(data, &mut tape);
         if let Ok(n) = end {
-            self.finish(Ok(()), &data[..n], &tape, out);
+            self.finish(Ok(()), &data[..n], &tape, Beside::default(), out);
         }
         self.tape = tape;
         end
     }
 
-    fn finish(&mut self, parsed: Result<(), Fault>, input: &[u8], tape: &Tape, out: &mut Events) {
+    fn finish(
+        &mut self,
+        parsed: Result<(), Fault>,
+        input: &[u8],
+        tape: &Tape,
+        beside: Beside<'_>,
+        out: &mut Events,
+    ) {
         let mark = out.text.len();
         self.writer.base = mark;
         let converted = parsed.and_then(|()| {
@@ -221,18 +247,29 @@ impl Converter {
             // Members of an event hold `{"…":` and commas besides their values.
             let names: usize =
                 NAMES.iter().zip(m.ranges).map(|(n, r)| if r.0 < r.1 { n.len() + 4 } else { 0 }).sum();
-            let size = out.text.len() - mark + names + 1;
+            let size = out.text.len() - mark + names + 1 + beside.source.len();
             if size > MAX_RECORD - RESERVED { Err(Fault::TooLarge) } else { Ok(m) }
         });
-        match converted {
-            Ok(m) => out.list.push(m),
-            Err(_) => {
-                out.text.truncate(mark);
-                let m = unparsed(input, out);
-                out.list.push(m);
-                out.unparsed += 1;
-            }
+        let mut m = converted.unwrap_or_else(|_| {
+            out.text.truncate(mark);
+            out.unparsed += 1;
+            unparsed(beside.whole.unwrap_or(input), out)
+        });
+        if let (None, Some(time)) = (m.timestamp, beside.time) {
+            m.timestamp = Some(time);
+            let at = out.text.len() as u32;
+            out.text.push(b'"');
+            out.text.extend_from_slice(&time.text());
+            out.text.push(b'"');
+            m.ranges[Member::Timestamp as usize] = (at, out.text.len() as u32);
         }
+        // Of an unparsed event the reserve for the sink's own members must suffice.
+        if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() < RESERVED / 2) {
+            let at = out.text.len() as u32;
+            out.text.extend_from_slice(beside.source);
+            m.source = (at, out.text.len() as u32);
+        }
+        out.list.push(m);
     }
 
     fn convert(&mut self, doc: Doc<'_>, out: &mut Events) -> Result<Members, Fault> {
@@ -377,6 +414,14 @@ impl Converter {
         m.ranges[Member::Metadata as usize] = (start as u32, o.len() as u32);
         Ok(())
     }
+}
+
+/// What a shipper says beside an event's body.
+#[derive(Clone, Copy, Default)]
+struct Beside<'b> {
+    time: Option<Time>,
+    source: &'b [u8],
+    whole: Option<&'b [u8]>,
 }
 
 /// Whether a value is a string that stands in JSON as it is.
@@ -611,7 +656,7 @@ impl Template {
             }
         }
         out.extend_from_slice(b"\"source\":");
-        out.extend_from_slice(source);
+        out.extend_from_slice(if m.source.0 < m.source.1 { part(&events.text, m.source) } else { source });
         out.extend_from_slice(b",\"timestamp\":");
         let given = m.ranges[Member::Timestamp as usize];
         if given.0 < given.1 {
