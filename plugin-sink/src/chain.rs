@@ -23,8 +23,21 @@ pub struct Chunk {
     pub source: Vec<u8>,
     /// What recognises its redelivery, where the protocol has such a thing.
     pub key: Option<[u8; 32]>,
+    /// When a known key means that it came before.
+    pub redelivery: Redelivery,
     /// Events that a filter failed on.
     pub filter_errors: u64,
+}
+
+/// When a chunk whose key is known is the same chunk again, and not an equal one (DESIGN: the sink, rule 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redelivery {
+    /// Always: the key is the sender's word for it.
+    Always,
+    /// Only where the acknowledgement may not have arrived: the key is of an earlier life of this process.
+    Earlier,
+    /// It was handed over in this life, and its sender was asked to send it again.
+    Asked,
 }
 
 /// What became of a chunk that is now durable.
@@ -111,6 +124,8 @@ pub struct Chain {
     last_hash: Hash,
     observed_at: Time,
     synced: u64,
+    /// What is below was acknowledged, if at all, by an earlier life of this process.
+    earlier: u64,
     random: Random,
     buffers: Arc<Buffers>,
 }
@@ -239,6 +254,7 @@ impl Chain {
             last_hash: last.map_or(sealed.last_hash, |(h, _)| h),
             observed_at: last_observed.max(sealed.sealed_at),
             synced: next,
+            earlier: next,
             random: Random { pool: Vec::new(), at: 0 },
             buffers: Arc::default(),
         })
@@ -247,6 +263,16 @@ impl Chain {
     /// The sequence of the next record; everything below is durable.
     pub fn next_sequence(&self) -> u64 {
         self.next
+    }
+
+    /// The first sequence that this life of the process wrote.
+    pub fn earlier(&self) -> u64 {
+        self.earlier
+    }
+
+    /// Sets [`Chain::earlier`], for an epoch that was opened again.
+    pub fn set_earlier(&mut self, sequence: u64) {
+        self.earlier = sequence.min(self.next);
     }
 
     /// Bytes that the spool takes on disk.
@@ -299,7 +325,11 @@ impl Chain {
         let mut receipts = Vec::with_capacity(chunks.len());
         self.observed_at = self.observed_at.max(cx.clock.now());
         for chunk in chunks {
-            let known = chunk.key.and_then(|k| self.known.get(&k).map(|f| (k, f)));
+            let again = |f: &Fate| match chunk.redelivery {
+                Redelivery::Always | Redelivery::Asked => true,
+                Redelivery::Earlier => f.first < self.earlier,
+            };
+            let known = chunk.key.and_then(|k| self.known.get(&k).filter(again).map(|f| (k, f)));
             let first = self.next;
             if let Some((key, fate)) = known {
                 let events = redelivery(&key, &fate);

@@ -274,6 +274,15 @@ pub struct Http {
     pub max_body: usize,
 }
 
+/// Values that take the place of those in the file.
+#[derive(Clone, Debug, Default)]
+pub struct Instead {
+    /// The trail.
+    pub trail: Option<String>,
+    /// The writer.
+    pub writer: Option<String>,
+}
+
 /// A configuration that can be run.
 #[derive(Clone)]
 pub struct Config {
@@ -313,10 +322,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], with line and key where the YAML is to blame.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, &Instead::default())
+    }
+
+    /// [`Config::load`] with values that stand elsewhere, in the shipper's configuration.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(path: &Path, instead: &Instead) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
         let fail = |what: String| ConfigError { file: file.clone(), what };
         let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
-        let raw: Raw = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let mut raw: Raw = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        if let Some(trail) = &instead.trail {
+            raw.trail = Text(trail.clone());
+        }
+        if let Some(writer) = &instead.writer {
+            raw.writer = Some(Text(writer.clone()));
+        }
         Config::check(raw).map_err(fail)
     }
 
@@ -386,6 +409,34 @@ impl Config {
             telemetry,
         })
     }
+}
+
+/// Keeps every other sink off the state directory while the file lives.
+///
+/// # Errors
+/// A text that names the directory.
+pub fn hold(config: &Config) -> Result<std::fs::File, String> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = &config.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| format!("state_dir {}: {e}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        format!(
+            "state_dir {} is in use by another sink: each sink needs a state directory of its own",
+            dir.display()
+        )
+    })?;
+    Ok(file)
 }
 
 /// The node's name, where one can be known without guessing.

@@ -7,6 +7,7 @@
 //!   reserve                    room for one batch, given up when the disk is full
 //!   epoch-<32 hex>/
 //!     epoch.json               identity; the genesis envelope, exactly as it is sent
+//!     certificate-<sha>.der    what genesis and key statements name
 //!     keys-<n>.json            key statements, exactly as they are sent
 //!     journal.json             progress: everything up to here is in the store
 //!     known                    what recognises redelivered chunks
@@ -20,7 +21,7 @@
 
 use crate::keys::Signing;
 use crate::signer::{self, SignerError};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, is_full};
 use crate::{Context, SOFTWARE};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -242,8 +243,14 @@ impl Epoch {
     pub(crate) fn open(cx: &Context) -> Result<Opened, SinkError> {
         let state = &cx.config.state_dir;
         if let Some(base) = state.parent().filter(|p| !p.as_os_str().is_empty()) {
-            disk::create_dirs(&*cx.disk, base, state, true).map_err(state_error("make", state))?;
+            match disk::create_dirs(&*cx.disk, base, state, true) {
+                // A directory above ours that we may pass but not read: its entries are somebody else's matter.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                other => other.map_err(state_error("make", state))?,
+            }
         }
+        // The pointer is relied on: it must be durable, even if the sync that was to make it so failed.
+        cx.disk.sync_dir(state).map_err(state_error("sync", state))?;
         let pointer = state.join("current");
         let name = match disk::read_all(&*cx.disk, &pointer) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
@@ -261,14 +268,6 @@ impl Epoch {
             )));
         }
         cx.check_trail_name(&epoch.trail, &epoch.trail_id)?;
-        let signing = cx.config.signing.get();
-        let changed = epoch.keys() != signing.keys();
-        if changed && !epoch.keys().iter().all(|k| signing.signer(&k.spki).is_some()) {
-            return Ok(Opened::New(Reason::KeyLost, Some(Box::new(epoch))));
-        }
-        if epoch.sealed.state == State::Retired {
-            return Ok(Opened::New(Reason::Rollover, Some(Box::new(epoch))));
-        }
         let machine = epoch.machine(cx)?;
         if machine != cx.machine {
             tracing::error!(
@@ -277,6 +276,14 @@ impl Epoch {
                 cx.machine
             );
             return Ok(Opened::New(Reason::Fork, Some(Box::new(epoch))));
+        }
+        let signing = cx.config.signing.get();
+        let changed = epoch.keys() != signing.keys();
+        if changed && !epoch.keys().iter().all(|k| signing.signer(&k.spki).is_some()) {
+            return Ok(Opened::New(Reason::KeyLost, Some(Box::new(epoch))));
+        }
+        if epoch.sealed.state == State::Retired {
+            return Ok(Opened::New(Reason::Rollover, Some(Box::new(epoch))));
         }
         if changed {
             epoch.rotate(cx, &signing)?;
@@ -332,6 +339,7 @@ impl Epoch {
         signer::sign(&mut envelope, &signers)?;
         let statement =
             KeyStatement { envelope: envelope.to_bytes()?, statement: envelope.statement_hash(), payload };
+        Epoch::keep_certificates(cx, &self.dir, signing)?;
         let path = self.keys_path(statement.payload.number);
         disk::replace(&*cx.disk, &path, &statement.envelope).map_err(state_error("write", &path))?;
         tracing::info!("key statement {} puts other signing keys in force", statement.payload.number);
@@ -492,9 +500,8 @@ impl Epoch {
         };
         match write() {
             // What gives the disk room back needs room itself: this was kept for it.
-            Err(SinkError::State { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                remove(&*cx.disk, &cx.config.state_dir.join(RESERVE))?;
-                write()?;
+            Err(SinkError::State { source, .. }) if is_full(&source) => {
+                self.write_into_reserve(cx, intent)?;
             }
             other => other?,
         }
@@ -502,13 +509,66 @@ impl Epoch {
         Ok(())
     }
 
+    /// [`Epoch::write_intent`] on a full disk: the reserve becomes the events object, so that nobody else can take
+    /// its room, and what is left over of it is room for the header.
+    fn write_into_reserve(&self, cx: &Context, intent: &Intent) -> Result<(), SinkError> {
+        let (json, parquet) = self.intent_paths(intent.header.batch);
+        let reserve = cx.config.state_dir.join(RESERVE);
+        if let Some(object) = &intent.object {
+            let write = || -> io::Result<()> {
+                cx.disk.rename(&reserve, &parquet, true)?;
+                let file = cx.disk.open(&parquet, disk::Open::Write)?;
+                disk::write_all_at(&*file, object, 0)?;
+                file.set_len(object.len() as u64)?;
+                file.sync()?;
+                cx.disk.sync_dir(&self.dir.join("intents"))
+            };
+            write().map_err(state_error("write", &parquet))?;
+        } else {
+            remove(&*cx.disk, &reserve)?;
+        }
+        disk::replace(&*cx.disk, &json, &intent.envelope).map_err(state_error("write", &json))
+    }
+
     /// Keeps room on the disk for one batch, if it is not kept already. Where there is none, the next time.
     fn keep_reserve(cx: &Context) {
         let path = cx.config.state_dir.join(RESERVE);
-        let Ok(file) = cx.disk.open(&path, disk::Open::Create) else { return };
-        if file.allocate(cx.config.max_batch_bytes + (1 << 20)).is_err() {
+        let want = cx.config.max_batch_bytes + (1 << 20);
+        let kept =
+            cx.disk.open(&path, disk::Open::Write).or_else(|_| cx.disk.open(&path, disk::Open::Create));
+        let Ok(file) = kept else { return };
+        if file.len().is_ok_and(|n| n < want) && file.allocate(want).is_err() {
             let _ = cx.disk.remove(&path);
         }
+    }
+
+    /// Keeps the certificates that a statement is about to name until they are in the store, whatever becomes of
+    /// their files meanwhile.
+    fn keep_certificates(cx: &Context, dir: &Path, signing: &Signing) -> Result<(), SinkError> {
+        for der in signing.certificates.iter().flatten() {
+            let path = certificate_path(dir, &sha256(der));
+            disk::replace(&*cx.disk, &path, der).map_err(state_error("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// The certificates that some keys of this epoch's statements name, by digest.
+    ///
+    /// # Errors
+    /// [`SinkError::State`], [`SinkError::Damaged`].
+    pub fn certificates(&self, cx: &Context, keys: &[WriterKey]) -> Result<Vec<(Hash, Vec<u8>)>, SinkError> {
+        let mut out = Vec::new();
+        for digest in keys.iter().flat_map(|k| &k.certificates) {
+            let path = certificate_path(&self.dir, digest);
+            match disk::read_all(&*cx.disk, &path) {
+                Ok(der) if sha256(&der) == *digest => out.push((*digest, der)),
+                Ok(_) => {
+                    return Err(SinkError::Damaged { path, why: "not the digest in its name".to_owned() });
+                }
+                Err(e) => return Err(state_error("read", &path)(e)),
+            }
+        }
+        Ok(out)
     }
 
     /// Notes that a batch is in the store.
@@ -602,6 +662,7 @@ impl Epoch {
         let dir = cx.config.state_dir.join(format!("epoch-{epoch}"));
         disk::create_dirs(&*cx.disk, &cx.config.state_dir, &dir.join("intents"), true)
             .map_err(state_error("make", &dir))?;
+        Epoch::keep_certificates(cx, &dir, &signing)?;
         let identity = Identity {
             version: 1,
             machine: cx.machine.clone(),
@@ -678,6 +739,10 @@ pub fn read_trail(bytes: &[u8]) -> Result<(Trail, Hash), String> {
         .collect::<Result<Vec<_>, _>>()?;
     envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
     Ok((trail, envelope.statement_hash()))
+}
+
+fn certificate_path(dir: &Path, digest: &Hash) -> PathBuf {
+    dir.join(format!("certificate-{digest}.der"))
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<(), SinkError> {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
-use waxseal_sink::config::Config;
+use waxseal_sink::config::{self, Config};
 use waxseal_sink::filter::Filters;
 use waxseal_sink::intake::http;
 use waxseal_sink::pipeline::Pipeline;
@@ -25,7 +25,7 @@ struct Arguments {
     retire: bool,
     /// How long a stop may take for what is not stored yet
     #[arg(long, value_name = "DURATION", default_value = "25s")]
-    grace: waxseal_sink::config::Span,
+    grace: config::Span,
 }
 
 fn main() -> std::process::ExitCode {
@@ -75,7 +75,7 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
             args.config.display()
         ));
     }
-    let _held = hold(&config)?;
+    let _held = config::hold(&config).map_err(|e| anyhow!(e))?;
     let cx = Context::system(config).map_err(|e| anyhow!(e))?;
     let writer = cx.config.writer.clone();
     let pipeline = Pipeline::start(cx, Filters::default())?;
@@ -101,7 +101,7 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
 
 async fn serve(
     pipeline: Pipeline,
-    http_config: Option<waxseal_sink::config::Http>,
+    http_config: Option<config::Http>,
     telemetry_listen: Option<std::net::SocketAddr>,
     grace: Duration,
 ) -> anyhow::Result<()> {
@@ -140,31 +140,6 @@ async fn serve(
     }
     tokio::task::spawn_blocking(move || pipeline.stop(half)).await.context("the pipeline's thread")??;
     Ok(())
-}
-
-/// Keeps every other sink off the state directory while this one lives.
-fn hold(config: &Config) -> anyhow::Result<std::fs::File> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let dir = &config.state_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("state_dir {}", dir.display()))?;
-    let path = dir.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| path.display().to_string())?;
-    file.try_lock().map_err(|_| {
-        anyhow!(
-            "state_dir {} is in use by another sink: each sink needs a state directory of its own",
-            dir.display()
-        )
-    })?;
-    Ok(file)
 }
 
 fn check(config: &Config) -> anyhow::Result<()> {

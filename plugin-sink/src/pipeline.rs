@@ -5,7 +5,7 @@
 //! the disk, not the memory. The store thread gives the spool its room back.
 
 use crate::Context;
-use crate::chain::{Accepted, Chain, Chunk, Receipt, Refusal, Sealables, read_back};
+use crate::chain::{Accepted, Chain, Chunk, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Opened, SinkError};
 use crate::filter::Filters;
@@ -293,7 +293,8 @@ fn open_epoch(cx: &Context, starting: bool) -> Result<Epoch, SinkError> {
 pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result<Epoch, SinkError> {
     if let Some(old) = &mut old {
         finish(cx, reason, old)?;
-        sweep(cx, old);
+        // Epochs after it never came to be.
+        sweep(cx, &old.dir, |epoch| epoch > &*old.dir);
     }
     let new = Epoch::create(cx, reason, old.as_ref())?;
     if let Some(old) = &old {
@@ -306,9 +307,9 @@ pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result
         salvage(cx, old, &new)?;
     }
     new.make_current(cx)?;
-    // Without an old epoch there may be one whose pointer was lost: its spool is not ours to remove.
-    if old.is_some() {
-        sweep(cx, &new);
+    // What the old one had not committed was taken along. Of other epochs nothing is known here.
+    if let Some(old) = &old {
+        sweep(cx, &new.dir, |epoch| epoch == &*old.dir);
     }
     Ok(new)
 }
@@ -317,12 +318,18 @@ pub fn new_epoch(cx: &Context, reason: Reason, mut old: Option<Epoch>) -> Result
 fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError> {
     // A copy of a state directory, or one whose place was taken, adds nothing to the original's objects.
     let ours = !matches!(reason, Reason::Fork);
-    if ours && !old.intents.is_empty() && upload::genesis(cx, old)? == Uploaded::Stored {
+    let intents = std::mem::take(&mut old.intents);
+    if ours && !intents.is_empty() {
+        if upload::genesis(cx, old)? != Uploaded::Stored {
+            return Ok(());
+        }
         old.note_genesis_stored(cx)?;
     }
-    for intent in std::mem::take(&mut old.intents) {
+    for intent in intents {
         while let Some(keys) = old.pending_keys(intent.header.batch).filter(|_| ours).cloned() {
-            upload::keys(cx, old, &keys)?;
+            if upload::keys(cx, old, &keys)? != Uploaded::Stored {
+                return Ok(());
+            }
             old.note_keys_stored(cx, keys.payload.number)?;
         }
         let stored = if ours {
@@ -340,14 +347,13 @@ fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError
     Ok(())
 }
 
-/// Gives back the room of epochs that are not current: what they had not committed was taken along, or they never
-/// came to be. Their identity stays for people who look.
-fn sweep(cx: &Context, current: &Epoch) {
+/// Gives back the room of some epochs other than `current`. Their identity stays for people who look.
+fn sweep(cx: &Context, current: &std::path::Path, which: impl Fn(&std::path::Path) -> bool) {
     let state = &cx.config.state_dir;
     let files = |dir: &std::path::Path| cx.disk.read_dir(dir).unwrap_or_default();
     for (name, _) in files(state).into_iter().filter(|(n, is_dir)| *is_dir && n.starts_with("epoch-")) {
         let epoch = state.join(name);
-        if current.dir == epoch {
+        if current == epoch || !which(&epoch) {
             continue;
         }
         for part in ["spool", "intents"] {
@@ -376,16 +382,19 @@ fn salvage(cx: &Context, old: &Epoch, new: &Epoch) -> Result<(), SinkError> {
         sequence: 0,
         last: new.sealed.last_hash,
     };
+    let mut next = from;
     let mut result = Ok(());
     let (old_dir, disk) = (old.dir.join("spool"), cx.disk.clone());
     let opened = Spool::open(disk, &old_dir, &old.writer, u64::MAX, from, false, &mut |f: &Frame| {
-        if f.end() <= from {
-            // Committed in the old epoch: its retry must be recognised in the new one all the same.
-            if let Some(key) = f.key {
+        if f.end() <= next {
+            // Committed in the old epoch: its retry must be recognised in the new one all the same. Or a frame that
+            // an interrupted rewrite left twice.
+            if let Some(key) = f.key.filter(|_| f.end() <= from) {
                 known.insert(key, crate::chain::fate_of(f));
             }
         } else if result.is_ok() {
-            let skip = usize::try_from(from.saturating_sub(f.first_sequence)).unwrap_or(0);
+            let skip = usize::try_from(next.saturating_sub(f.first_sequence)).unwrap_or(0);
+            next = f.end();
             result = copy.frame(f, skip, &template, &old_dir);
             if result.is_ok() && copy.group.bytes.len() >= GROUP_BYTES {
                 result = copy.write(&dir);
@@ -436,17 +445,11 @@ impl Salvage {
     }
 
     fn write(&mut self, dir: &std::path::Path) -> Result<(), SinkError> {
-        use crate::spool::AppendError;
         if self.group.bytes.is_empty() {
             return Ok(());
         }
-        self.spool.append(&self.group.bytes, self.first).map_err(|e| {
-            let source = match e {
-                AppendError::Full => std::io::ErrorKind::StorageFull.into(),
-                AppendError::Retry(e) | AppendError::Poisoned(e) => e,
-            };
-            crate::epoch::state_error("write", dir)(source)
-        })?;
+        let taken = self.spool.append(&self.group.bytes, self.first);
+        taken.map_err(|e| crate::epoch::state_error("write", dir)(e.into()))?;
         self.group = Group::default();
         self.first = self.sequence;
         Ok(())
@@ -468,6 +471,7 @@ enum End {
 fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), SinkError> {
     let cx = &shared.cx;
     loop {
+        let before = (epoch.writer.clone(), chain.earlier());
         let forked = match run_epoch(shared, epoch, chain) {
             End::Stopped => return Ok(()),
             End::Failed(e) => return Err(e),
@@ -512,6 +516,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
                 Err(
                     e @ (SinkError::Spool(SpoolError::Disk { .. })
                     | SinkError::State { .. }
+                    | SinkError::Trail { .. }
                     | SinkError::Store(_)),
                 ) => {
                     tracing::error!("{e}; trying again in {wait:?}");
@@ -521,6 +526,9 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
                 Err(e) => return Err(e),
             }
         };
+        if epoch.writer == before.0 {
+            chain.set_earlier(before.1);
+        }
     }
 }
 
@@ -727,7 +735,8 @@ fn started_chunk(epoch: &Epoch) -> Chunk {
     let metadata = serde_json::json!({ "boot": epoch.boot, "software": crate::SOFTWARE });
     let mut events = Events::default();
     events.push_own("writer_started", &json::to_canonical(&metadata).unwrap_or_default());
-    Chunk { events, source: b"{\"intake\":\"sink\"}".to_vec(), key: None, filter_errors: 0 }
+    let source = b"{\"intake\":\"sink\"}".to_vec();
+    Chunk { events, source, key: None, redelivery: Redelivery::Always, filter_errors: 0 }
 }
 
 /// Tells shippers, now or when it is stored.

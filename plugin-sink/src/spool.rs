@@ -115,6 +115,20 @@ pub enum AppendError {
     Poisoned(io::Error),
 }
 
+impl From<AppendError> for io::Error {
+    fn from(e: AppendError) -> io::Error {
+        match e {
+            AppendError::Full => io::ErrorKind::StorageFull.into(),
+            AppendError::Retry(e) | AppendError::Poisoned(e) => e,
+        }
+    }
+}
+
+/// No room: of the disk, or of a quota.
+pub(crate) fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero)
+}
+
 /// Builds frames into one buffer.
 #[derive(Debug, Default)]
 pub struct Group {
@@ -496,21 +510,32 @@ impl Spool {
             group.bytes.extend_from_slice(&f.text);
             group.end(f.synced);
         }
-        let old = self.segments.pop_back();
+        let Some(old) = self.segments.back().cloned() else { return Ok(()) };
         let path = segment_path(&self.dir, self.next_number);
-        self.append(&group.bytes, frames[0].first_sequence).map_err(|e| {
-            let source = match e {
-                AppendError::Full => io::ErrorKind::StorageFull.into(),
-                AppendError::Retry(e) | AppendError::Poisoned(e) => e,
-            };
-            fault(&path, "write it")(source)
-        })?;
-        if let Some(old) = old {
-            let path = segment_path(&self.dir, old.number);
-            self.disk.remove(&path).map_err(fault(&path, "remove it"))?;
-            self.disk.sync_dir(&self.dir).map_err(fault(&self.dir, "sync it"))?;
+        // Of exactly its size, whatever the spool may take: these bytes are there already.
+        let capacity = group.bytes.len() as u64;
+        match self.make_segment(frames[0].first_sequence, capacity, capacity) {
+            Ok(()) => {
+                let taken = self.append(&group.bytes, frames[0].first_sequence);
+                taken.map_err(|e| fault(&path, "write it")(e.into()))?;
+                self.segments.retain(|s| s.number != old.number);
+                let path = segment_path(&self.dir, old.number);
+                self.disk.remove(&path).map_err(fault(&path, "remove it"))?;
+                self.disk.sync_dir(&self.dir).map_err(fault(&self.dir, "sync it"))
+            }
+            // No room for a second copy: the same bytes once more, in their own place.
+            Err(AppendError::Full) => {
+                let path = segment_path(&self.dir, old.number);
+                let again = || -> io::Result<()> {
+                    let file = self.disk.open(&path, Open::Write)?;
+                    let bytes = read_full(&*file, 0, usize::try_from(old.bytes).map_err(io::Error::other)?)?;
+                    disk::write_all_at(&*file, &bytes, 0)?;
+                    file.sync()
+                };
+                again().map_err(fault(&path, "write it again"))
+            }
+            Err(e) => Err(fault(&path, "make it")(e.into())),
         }
-        Ok(())
     }
 
     /// Bytes that the spool takes on disk.
@@ -531,10 +556,7 @@ impl Spool {
         if let Err(e) = disk::write_all_at(&*current.file, group, current.offset) {
             // Take it back: a cut, and the cut synced, before anyone is told to try again.
             let back = current.file.set_len(current.offset).and_then(|()| current.file.sync());
-            let full = matches!(
-                e.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
-            );
+            let full = is_full(&e);
             let capacity = current.offset;
             if let Some(s) = self.segments.back_mut() {
                 s.bytes = capacity;
@@ -552,6 +574,21 @@ impl Spool {
     }
 
     fn new_segment(&mut self, first_sequence: u64, need: u64) -> Result<(), AppendError> {
+        let header = self.segment_header(first_sequence).len() as u64;
+        let capacity = SEGMENT_BYTES.min(self.max_bytes / 4).max(header + need);
+        // The present segment's unused rest is given back.
+        if let (Some(c), Some(s)) = (self.current.take(), self.segments.back_mut())
+            && c.file.set_len(c.offset).is_ok()
+        {
+            s.bytes = c.offset;
+        }
+        if self.bytes() + capacity > self.max_bytes {
+            return Err(AppendError::Full);
+        }
+        self.make_segment(first_sequence, need, capacity)
+    }
+
+    fn segment_header(&self, first_sequence: u64) -> Vec<u8> {
         let writer = self.writer.as_bytes();
         let mut header = SEGMENT_MAGIC.to_vec();
         header.extend_from_slice(&VERSION.to_le_bytes());
@@ -562,16 +599,12 @@ impl Spool {
         crc.update(writer);
         header.extend_from_slice(&crc.finalize().to_le_bytes());
         header.extend_from_slice(writer);
-        let capacity = SEGMENT_BYTES.min(self.max_bytes / 4).max(header.len() as u64 + need);
-        // The present segment's unused rest is given back.
-        if let (Some(c), Some(s)) = (self.current.take(), self.segments.back_mut())
-            && c.file.set_len(c.offset).is_ok()
-        {
-            s.bytes = c.offset;
-        }
-        if self.bytes() + capacity > self.max_bytes {
-            return Err(AppendError::Full);
-        }
+        header
+    }
+
+    fn make_segment(&mut self, first_sequence: u64, need: u64, capacity: u64) -> Result<(), AppendError> {
+        let header = self.segment_header(first_sequence);
+        let capacity = capacity.max(header.len() as u64 + need);
         let number = self.next_number;
         let path = segment_path(&self.dir, number);
         let made = (|| {
@@ -594,11 +627,7 @@ impl Spool {
                 // An empty segment is harmless where it stays; its number is not used again.
                 self.next_number += 1;
                 let _ = self.disk.remove(&path);
-                Err(if e.kind() == io::ErrorKind::StorageFull {
-                    AppendError::Full
-                } else {
-                    AppendError::Retry(e)
-                })
+                Err(if is_full(&e) { AppendError::Full } else { AppendError::Retry(e) })
             }
         }
     }
@@ -694,7 +723,14 @@ impl SpoolReader {
                     let Some(next) = later else {
                         return Err(SpoolError::Missing { path: dir, sequence });
                     };
-                    self.segment = Some(self.open(next)?);
+                    self.segment = match self.open(next) {
+                        Ok(segment) => Some(segment),
+                        // Released meanwhile: what is wanted lies in a later one.
+                        Err(SpoolError::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                            None
+                        }
+                        Err(e) => return Err(e),
+                    };
                 }
                 Found::Bad => return Err(SpoolError::Damaged { path, offset, sequence }),
             }
@@ -763,5 +799,26 @@ mod tests {
         assert_eq!(spool.release(5, 5).unwrap(), 0, "there is room in it");
         drop(spool);
         assert!(open(4).is_ok());
+    }
+
+    /// A spool that fills its disk, or more than it may take now, is opened all the same.
+    #[test]
+    fn a_full_spool_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spool");
+        let open = |max_bytes, each: &mut dyn FnMut(&Frame)| {
+            Spool::open(Arc::new(RealDisk), &path, "a.b", max_bytes, 0, true, each)
+        };
+        let mut spool = open(8 << 20, &mut |_| {}).unwrap();
+        for n in 0..7 {
+            spool.append(&group(n, 900 << 10), n).unwrap();
+        }
+        drop(spool);
+        for _ in 0..3 {
+            let mut seen = Vec::new();
+            let spool = open(1 << 20, &mut |f| seen.push(f.first_sequence)).unwrap();
+            assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
+            assert!(spool.bytes() < 7 << 20);
+        }
     }
 }

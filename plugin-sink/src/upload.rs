@@ -5,7 +5,7 @@ use crate::epoch::{Epoch, Intent, KeyStatement, SinkError};
 use waxseal_store::{Put, Retain};
 use waxseal_trail::hash::sha256;
 use waxseal_trail::name;
-use waxseal_trail::statement::Lock;
+use waxseal_trail::statement::{Lock, WriterKey};
 
 /// What came of an upload.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub fn genesis(cx: &Context, epoch: &Epoch) -> Result<Uploaded, SinkError> {
     }
     let until = cx.retain_until(epoch.genesis_payload.created_at);
     let retain = Retain { lock: epoch.trail.lock, until };
-    certificates(cx, &retain)?;
+    certificates(cx, epoch, &epoch.genesis_payload.keys, &retain)?;
     let key = name::genesis_key(&epoch.writer);
     match cx.store.put_if_absent(&key, &epoch.genesis, &sha256(&epoch.genesis), &retain)? {
         Put::Created | Put::Same => Ok(Uploaded::Stored),
@@ -35,11 +35,10 @@ pub fn genesis(cx: &Context, epoch: &Epoch) -> Result<Uploaded, SinkError> {
     }
 }
 
-fn certificates(cx: &Context, retain: &Retain) -> Result<(), SinkError> {
-    for der in cx.config.signing.get().certificates.iter().flatten() {
-        let digest = sha256(der);
+fn certificates(cx: &Context, epoch: &Epoch, keys: &[WriterKey], retain: &Retain) -> Result<(), SinkError> {
+    for (digest, der) in epoch.certificates(cx, keys)? {
         let key = name::certificate_key(&digest);
-        if cx.store.put_if_absent(&key, der, &digest, retain)? == Put::Other {
+        if cx.store.put_if_absent(&key, &der, &digest, retain)? == Put::Other {
             tracing::error!("{key} is not the certificate of that digest; verifiers will say TAMPERED");
         }
     }
@@ -52,7 +51,7 @@ fn certificates(cx: &Context, retain: &Retain) -> Result<(), SinkError> {
 /// [`SinkError::Store`] may pass; trying again sends the same bytes.
 pub fn keys(cx: &Context, epoch: &Epoch, statement: &KeyStatement) -> Result<Uploaded, SinkError> {
     let retain = Retain { lock: epoch.trail.lock, until: cx.retain_until(epoch.sealed.sealed_at) };
-    certificates(cx, &retain)?;
+    certificates(cx, epoch, &statement.payload.keys, &retain)?;
     let key = name::keys_key(&epoch.writer, statement.payload.number);
     let digest = sha256(&statement.envelope);
     match cx.store.put_if_absent(&key, &statement.envelope, &digest, &retain)? {

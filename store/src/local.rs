@@ -36,7 +36,7 @@ pub struct LocalStore {
     /// Distinguishes the temporary names of processes that share the directory.
     tag: String,
     /// The root when it was opened: what lies there when a file system is not mounted is another directory.
-    identity: Option<(u64, u64)>,
+    identity: Mutex<Option<(u64, u64)>>,
     /// Directories whose entries are known to be durable.
     made: Mutex<HashSet<PathBuf>>,
     /// The last directory that was listed, for the next page of the same listing.
@@ -48,7 +48,7 @@ impl LocalStore {
     pub fn new(disk: Arc<dyn Disk>, root: impl Into<PathBuf>, tag: impl Into<String>) -> LocalStore {
         let root = root.into();
         LocalStore {
-            identity: disk.identity(&root).ok(),
+            identity: Mutex::new(disk.identity(&root).ok()),
             disk,
             root,
             counter: AtomicU64::new(0),
@@ -71,10 +71,16 @@ impl LocalStore {
     /// Whether the root still is the directory that was opened.
     fn check_root(&self, key: &str) -> Result<(), StoreError> {
         let now = self.disk.identity(&self.root).map_err(|e| StoreError::io("write", key, e))?;
-        if self.identity.is_some_and(|then| then != now) {
-            let why =
-                format!("{} is another directory than at the start: is it mounted?", self.root.display());
-            return Err(StoreError::new("write", key, Kind::Unavailable, io::Error::other(why)));
+        let mut then = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if *then != Some(now) {
+            // Mounted again, it may have another number; what a trail is, is known by its statement.
+            if then.is_some() && self.get(waxseal_trail::name::TRAIL)?.is_none() {
+                let why =
+                    format!("{} is another directory than at the start: is it mounted?", self.root.display());
+                return Err(StoreError::new("write", key, Kind::Unavailable, io::Error::other(why)));
+            }
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            *then = Some(now);
         }
         Ok(())
     }
@@ -93,6 +99,17 @@ impl LocalStore {
 
     /// Writes `data` durably at `path` unless something is there.
     fn write_once(&self, path: &Path, data: &[u8]) -> io::Result<()> {
+        match self.try_write_once(path, data) {
+            // A directory that was there has been removed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                self.try_write_once(path, data)
+            }
+            other => other,
+        }
+    }
+
+    fn try_write_once(&self, path: &Path, data: &[u8]) -> io::Result<()> {
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         self.make_dir(parent)?;
         let tmp_dir = self.root.join(".tmp");
@@ -387,11 +404,13 @@ mod tests {
         assert_eq!(put().unwrap_err().kind, Kind::Unavailable);
         std::fs::create_dir(&root).unwrap();
         let e = put().unwrap_err();
-        assert_eq!(e.kind, Kind::Unavailable);
+        assert_eq!(e.kind, Kind::Unavailable, "{e}");
         assert!(e.to_string().contains("mounted"), "{e}");
         assert!(std::fs::read_dir(&root).unwrap().next().is_none());
         std::fs::remove_dir(&root).unwrap();
         std::fs::rename(&away, &root).unwrap();
         assert_eq!(put().unwrap(), Put::Created);
+        std::fs::remove_dir(root.join(".tmp")).unwrap();
+        assert_eq!(s.put_if_absent("b", b"", &sha256(b""), &retain).unwrap(), Put::Created);
     }
 }

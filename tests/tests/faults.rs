@@ -11,7 +11,7 @@ use std::time::Duration;
 use waxseal_e2e::forge::{Signers, at, trail};
 use waxseal_e2e::process::each_record;
 use waxseal_sink::Context;
-use waxseal_sink::chain::{Accepted, Chain, Chunk, Sealables, read_back};
+use waxseal_sink::chain::{Accepted, Chain, Chunk, Redelivery, Sealables, read_back};
 use waxseal_sink::clock::Clock;
 use waxseal_sink::config::{Acknowledge, Config};
 use waxseal_sink::epoch::{Epoch, Intent, SinkError};
@@ -123,6 +123,7 @@ fn chunk(n: usize) -> Chunk {
         events,
         source: json::canonicalize(b"{\"intake\":\"http\"}").unwrap(),
         key: Some(key),
+        redelivery: Redelivery::Always,
         filter_errors: 0,
     }
 }

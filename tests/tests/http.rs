@@ -343,6 +343,46 @@ fn a_large_request() {
     assert!(seen.iter().copied().eq(0..50_000), "{} of 50,000", seen.len());
 }
 
+/// What is listed and cannot be had, and an epoch of which nothing is left.
+#[test]
+fn what_a_store_hides() {
+    let site = Site::new("batch: {max_age: 1h}\n");
+    for n in 0..3 {
+        let sink = site.start();
+        assert_eq!(post(&site.url(), &[], format!("{{\"n\":{n}}}").as_bytes()).unwrap().0, 200);
+        sink.stop();
+    }
+    assert_eq!(site.verify(&[]).0, 0);
+    let has = |report: &serde_json::Value, verdict: &str, object: &str| {
+        report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|f| f["verdict"] == verdict && f["object"].as_str().is_some_and(|o| o.contains(object)))
+    };
+    let only = |dir: &str| std::fs::read_dir(site.path(dir)).unwrap().next().unwrap().unwrap().path();
+    let header = only("trail/batches").join("000000000001.json");
+    let kept = site.path("kept");
+    std::fs::rename(&header, &kept).unwrap();
+    std::os::unix::fs::symlink("nowhere", &header).unwrap();
+    let (exit, report) = site.verify(&[]);
+    assert_eq!(exit, 1, "{report:#}");
+    assert!(has(&report, "GAP", "000000000001.json"), "{report:#}");
+    std::fs::remove_file(&header).unwrap();
+    std::fs::rename(&kept, &header).unwrap();
+    // The state is lost: the next epoch names this one. Then all of this one goes.
+    let first = only("trail/writers").file_name().unwrap().to_str().unwrap().to_owned();
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    site.start().stop();
+    std::fs::remove_dir_all(site.path("trail/writers").join(&first)).unwrap();
+    std::fs::remove_dir_all(site.path("trail/batches").join(&first)).unwrap();
+    for flags in [&[][..], &["--writer", "node-1"]] {
+        let (exit, report) = site.verify(flags);
+        assert_eq!(exit, 1, "{report:#}");
+        assert!(has(&report, "GAP", &first), "{report:#}");
+    }
+}
+
 /// A retry is recognised across a clean restart, although everything was stored long ago.
 #[test]
 fn a_retry_is_recognised_after_a_restart() {

@@ -241,7 +241,8 @@ mod tests {
         (0..events.len())
             .map(|i| {
                 let mut out = Vec::new();
-                Template::new("w.019bc143ba807752b89c195f9fa852d8").assemble(&events, i, &source, &link, &mut out);
+                Template::new("w.019bc143ba807752b89c195f9fa852d8")
+                    .assemble(&events, i, &source, &link, &mut out);
                 Checker::default().check(&out).unwrap();
                 serde_json::from_slice(&out).unwrap()
             })
@@ -267,7 +268,10 @@ mod tests {
         assert_eq!(records(&whole)[0]["timestamp"], "2024-01-01T00:00:00.000000000Z");
         let double = [&[0x92, 0xcb][..], &1_704_067_200.5f64.to_be_bytes(), &body].concat();
         assert_eq!(records(&double)[0]["timestamp"], "2024-01-01T00:00:00.500000000Z");
-        assert_eq!(records(&entry(&[0xc0], &[0x80], &body))[0]["timestamp"], "2026-01-01T00:00:00.000000000Z");
+        assert_eq!(
+            records(&entry(&[0xc0], &[0x80], &body))[0]["timestamp"],
+            "2026-01-01T00:00:00.000000000Z"
+        );
         // The body's own time is the source's.
         let own = [&[0x81, 0xa9][..], b"timestamp", &[0xb4], b"2020-01-01T00:00:00Z"].concat();
         assert_eq!(records(&entry(&TIME, &[0x80], &own))[0]["timestamp"], "2020-01-01T00:00:00.000000000Z");

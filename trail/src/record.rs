@@ -264,7 +264,8 @@ impl Converter {
             m.ranges[Member::Timestamp as usize] = (at, out.text.len() as u32);
         }
         // Of an unparsed event the reserve for the sink's own members must suffice.
-        if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() < RESERVED / 2) {
+        if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() < RESERVED / 2)
+        {
             let at = out.text.len() as u32;
             out.text.extend_from_slice(beside.source);
             m.source = (at, out.text.len() as u32);

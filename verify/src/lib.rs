@@ -422,7 +422,7 @@ fn check_all(session: &Session<'_>, inventory: &Inventory, stats: &mut Stats, pr
     if session.options.writer.as_ref().is_some_and(|_| checked.is_empty()) {
         session.find(Finding::new(Verdict::Unreadable, "no such writer is trusted in this trail"));
     }
-    writer::check_epochs(session, &checked);
+    writer::check_epochs(session, inventory, &checked);
     named.extend(tasks.iter().map(|t| t.key.clone()));
     check_certificates(session, &checked);
     check_objects(session, &tasks, stats, progress);

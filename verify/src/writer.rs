@@ -1,6 +1,6 @@
 //! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
 
-use crate::{Anchor, Read, Session, Task, WriterKeys};
+use crate::{Anchor, Inventory, Read, Session, Task, WriterKeys};
 use std::collections::{BTreeMap, HashMap};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::Hash;
@@ -341,7 +341,12 @@ fn headers(
                 linked = false;
                 continue;
             }
-            Read::Missing | Read::Failed => {
+            Read::Missing => {
+                session.find(finding(Verdict::Gap, "the store lists it and does not have it".to_owned()));
+                linked = false;
+                continue;
+            }
+            Read::Failed => {
                 linked = false;
                 continue;
             }
@@ -539,7 +544,7 @@ fn consistency(
 }
 
 /// Predecessors and earlier epochs without a retirement.
-pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
+pub(crate) fn check_epochs(session: &Session<'_>, inventory: &Inventory, checked: &[Summary]) {
     let by_writer: HashMap<&str, &Summary> = checked.iter().map(|s| (&s.writer[..], s)).collect();
     // Epochs of one name sort by their beginning: the first of each that has not retired.
     let mut unretired: HashMap<&str, &Summary> = HashMap::new();
@@ -558,9 +563,17 @@ pub(crate) fn check_epochs(session: &Session<'_>, checked: &[Summary]) {
             let known = by_writer.get(&p.writer[..]).copied();
             let retired =
                 known.is_some_and(|k| k.retired) || session.retirements.iter().any(|r| r.writer == p.writer);
-            // With `--writer` the one before may not have been looked at.
-            let judged = known.is_some() || session.options.writer.is_none();
-            if judged && !retired {
+            // With `--writer <name>.<epoch>` the one before was not looked at.
+            let asked =
+                session.options.writer.as_ref().is_none_or(|w| {
+                    *w == p.writer || name::split_writer(&p.writer).is_some_and(|(n, _)| n == w)
+                });
+            if asked && known.is_none() && !inventory.writers.get(&p.writer).is_some_and(|k| k.genesis) {
+                let detail = format!("{} names it as its predecessor, and it is missing", s.writer);
+                let missing = Finding::new(Verdict::Gap, detail);
+                session.find(missing.at(name::genesis_key(&p.writer)).of(&p.writer));
+            }
+            if asked && !retired {
                 session.find(finding(
                     Verdict::Abandoned,
                     format!(

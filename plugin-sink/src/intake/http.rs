@@ -5,15 +5,15 @@
 
 #![allow(clippy::result_large_err)] // an answer is an answer, good or bad; one a request
 
-use crate::chain::{Chunk, Refusal};
+use crate::chain::{Redelivery, Refusal};
 use crate::config::Http;
-use crate::pipeline::{Pending, Submitter};
+use crate::intake::{Taken, hand_over};
+use crate::pipeline::Submitter;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -27,12 +27,6 @@ use waxseal_trail::record::Converter;
 
 /// Events of one request: however small an event is, its record takes some 450 bytes.
 const MAX_EVENTS: usize = 1_000_000;
-/// A request is handed over in parts of so many bytes, or so many events: memory is that of some parts, however
-/// large the requests are. Parts are cut by the body alone, so that a retry is cut in the same places.
-const PART_BYTES: usize = 1 << 20;
-const PART_EVENTS: usize = 4096;
-/// Parts of one request on their way at once.
-const PARTS: usize = 4;
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
 /// Bodies that are held in memory at once, in units of [`PERMIT`].
@@ -253,16 +247,17 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
         }
         return Err(too_large());
     }
-    // Room for the body, for what it decompresses to, and for what that is converted to.
-    let room = match (declared, encoding) {
-        (Some(n), Encoding::Identity) => n,
-        _ => max,
-    };
+    // Room for the body; for what it decompresses to, once it is there.
+    let room = declared.unwrap_or(max);
     let permits = u32::try_from(room.div_ceil(PERMIT).max(1)).unwrap_or(u32::MAX);
-    let acquired = tokio::time::timeout(PATIENCE, state.bodies.clone().acquire_many_owned(permits)).await;
-    let Ok(Ok(permit)) = acquired else {
-        return Err(later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", "too many bodies at once"));
+    let acquire = async |permits: u32| {
+        let acquired = tokio::time::timeout(PATIENCE, state.bodies.clone().acquire_many_owned(permits)).await;
+        match acquired {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", "too many bodies at once")),
+        }
     };
+    let mut permit = acquire(permits).await?;
     // Whoever holds room must use it: a body that trickles gives its room back to the others.
     let patience = PATIENCE + SECOND_A_PERMIT * permits;
     let collected = match tokio::time::timeout(patience, collect(request.into_body(), declared, max)).await {
@@ -273,6 +268,10 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
             return Err(refuse(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"));
         }
     };
+    if !matches!(encoding, Encoding::Identity) {
+        drop(permit);
+        permit = acquire(u32::try_from(max.div_ceil(PERMIT)).unwrap_or(u32::MAX)).await?;
+    }
     let state = state.clone();
     let done = tokio::task::spawn_blocking(move || {
         let request = Body { bytes: collected, permit, encoding, shape };
@@ -404,17 +403,6 @@ fn take(
     }
 }
 
-/// What became of a whole request.
-#[derive(Default)]
-struct Taken {
-    accepted: u64,
-    unparsed: u64,
-    /// All of it was known.
-    redelivered: bool,
-}
-
-/// Hands the events over in parts and waits for all of them. If one is refused the client sends everything again;
-/// with a key, the parts that are durable are then recognised.
 fn submit<'t>(
     state: &Shared,
     mut events: impl Iterator<Item = &'t [u8]>,
@@ -423,52 +411,21 @@ fn submit<'t>(
     peer: SocketAddr,
 ) -> Result<Taken, Refusal> {
     // The same key with another body is another request: nothing may be lost to a client's mistake.
-    let request = key.map(|k| (sha256(k), sha256(text)));
+    let key = key.map(|k| {
+        let mut d = Digest::default();
+        d.update(b"http\0");
+        d.update(&sha256(k).0);
+        d.update(&sha256(text).0);
+        d.finish()
+    });
     let source = json::to_canonical(&serde_json::json!({ "intake": "http", "peer": peer.ip().to_string() }))
         .unwrap_or_default();
     let mut converter = Converter::default();
-    let mut pending = VecDeque::new();
-    let mut taken = Taken::default();
-    let mut known = 0;
-    let mut finish = |answer: Pending, taken: &mut Taken| {
-        let receipt = answer.wait()?;
-        taken.accepted += receipt.accepted;
-        taken.unparsed += receipt.unparsed;
-        known += if receipt.redelivered { receipt.accepted } else { 0 };
-        Ok(())
-    };
-    for part in 0u64.. {
-        let mut buffer = state.submitter.buffer();
-        let mut bytes = 0;
-        while bytes < PART_BYTES && buffer.len() < PART_EVENTS {
-            let Some(event) = events.next() else { break };
-            converter.json(event, &mut buffer);
-            bytes += event.len() + 1;
-        }
-        if buffer.is_empty() {
-            break;
-        }
-        let key = request.map(|(key, body)| {
-            let mut d = Digest::default();
-            d.update(b"http\0");
-            d.update(&key.0);
-            d.update(&body.0);
-            d.update(&part.to_be_bytes());
-            d.finish().0
-        });
-        if pending.len() == PARTS
-            && let Some(first) = pending.pop_front()
-        {
-            finish(first, &mut taken)?;
-        }
-        let chunk = Chunk { events: buffer, source: source.clone(), key, filter_errors: 0 };
-        pending.push_back(state.submitter.submit(chunk, bytes));
-    }
-    for answer in pending {
-        finish(answer, &mut taken)?;
-    }
-    taken.redelivered = taken.accepted > 0 && known == taken.accepted;
-    Ok(taken)
+    hand_over(&state.submitter, &source, key, Redelivery::Always, |out| {
+        let event = events.next()?;
+        converter.json(event, out);
+        Some(event.len() + 1)
+    })
 }
 
 fn decompress(body: Bytes, encoding: Encoding, max: usize) -> Result<Bytes, Answer> {

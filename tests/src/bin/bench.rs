@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use waxseal_sink::Context;
-use waxseal_sink::chain::Chunk;
+use waxseal_sink::chain::{Chunk, Redelivery};
 use waxseal_sink::config::Config;
 use waxseal_sink::filter::Filters;
 use waxseal_sink::pipeline::Pipeline;
@@ -211,7 +211,8 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
                         if json { converter.json(e, &mut events) } else { converter.msgpack(e, &mut events) }
                     }
                     let source = b"{\"intake\":\"http\",\"peer\":\"127.0.0.1\"}".to_vec();
-                    let chunk_of = Chunk { events, source, key: None, filter_errors: 0 };
+                    let redelivery = Redelivery::Always;
+                    let chunk_of = Chunk { events, source, key: None, redelivery, filter_errors: 0 };
                     pending.push_back(submitter.submit(chunk_of, chunk.iter().map(Vec::len).sum()));
                     if pending.len() > 8 {
                         let done = pending.pop_front().map(waxseal_sink::pipeline::Pending::wait);
