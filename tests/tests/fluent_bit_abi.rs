@@ -67,7 +67,13 @@ extern "C" fn get_property(name: *const c_char, instance: *mut c_void) -> *const
 
 static LOG: Mutex<Vec<(c_int, String)>> = Mutex::new(Vec::new());
 
-extern "C" fn log_print(level: c_int, _: *const c_char, _: c_int, format: *const c_char, text: *const c_char) {
+extern "C" fn log_print(
+    level: c_int,
+    _: *const c_char,
+    _: c_int,
+    format: *const c_char,
+    text: *const c_char,
+) {
     let (format, text) = unsafe { (CStr::from_ptr(format), CStr::from_ptr(text)) };
     assert_eq!(format, c"%s", "a format that is not the plugin's own");
     LOG.lock().unwrap().push((level, text.to_string_lossy().into_owned()));
@@ -92,8 +98,7 @@ impl Host {
         // RTLD_LAZY and nothing else, as the host does.
         let library = unsafe { libloading::os::unix::Library::open(Some(plugin()), 1) };
         let library = library.unwrap_or_else(|e| panic!("cargo build --workspace first: {e}"));
-        let api =
-            Api { output_get_property: get_property, none: [0; 3], log_print };
+        let api = Api { output_get_property: get_property, none: [0; 3], log_print };
         Host { library, api }
     }
 

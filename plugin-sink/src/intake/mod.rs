@@ -1,6 +1,6 @@
-//! How events come in: one module a protocol, all feeding [`crate::pipeline::Submitter`].
+//! How events come in: one module a protocol, all feeding [`crate::pipeline::Submitter`]. Fluent Bit's plugin interface
+//! is a crate of its own, `waxseal-fluent-bit`: what is loaded into another process is linked apart.
 
-pub mod fluent_bit;
 pub mod http;
 
 use crate::chain::{Chunk, Redelivery, Refusal};
@@ -18,17 +18,22 @@ const PARTS: usize = 4;
 
 /// What became of a whole request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Taken {
-    pub(crate) accepted: u64,
-    pub(crate) unparsed: u64,
+pub struct Taken {
+    /// How many events are sealed or will be.
+    pub accepted: u64,
+    /// How many of them are `unparsed`.
+    pub unparsed: u64,
     /// All of it was known.
-    pub(crate) redelivered: bool,
+    pub redelivered: bool,
 }
 
 /// Hands events over in parts and waits for all of them. `next` converts one event more and says how many bytes of
 /// input it was; `None` at the end. If a part is refused the sender sends everything again; with a key, the parts
 /// that are durable are then recognised.
-pub(crate) fn hand_over(
+///
+/// # Errors
+/// [`Refusal`], the first one.
+pub fn hand_over(
     submitter: &Submitter,
     source: &[u8],
     key: Option<Hash>,

@@ -7,13 +7,13 @@
 
 #![allow(unsafe_code)] // the C ABI
 
-use crate::Context;
-use crate::chain::Redelivery;
-use crate::config::{self, Config, Instead};
-use crate::filter::Filters;
-use crate::intake::hand_over;
-use crate::pipeline::{Pipeline, Submitter};
-use crate::telemetry;
+use sink::Context;
+use sink::chain::Redelivery;
+use sink::config::{self, Config, Instead};
+use sink::filter::Filters;
+use sink::intake::hand_over;
+use sink::pipeline::{Pipeline, Submitter};
+use sink::telemetry;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -144,7 +144,10 @@ impl Instance {
                 .map_err(|e| e.to_string())?;
             let listener = runtime.block_on(telemetry::bind(listen))?;
             let submitter = submitter.clone();
-            spawn("wax-net", Box::new(move || runtime.block_on(telemetry::run(listener, submitter, stopped))))?;
+            spawn(
+                "wax-net",
+                Box::new(move || runtime.block_on(telemetry::run(listener, submitter, stopped))),
+            )?;
         }
         let (jobs, queue) = mpsc::channel::<Arc<Job>>();
         let queue = Arc::new(Mutex::new(queue));
@@ -231,7 +234,11 @@ fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashSet<H
             OK
         }
         Err(why) => {
-            tracing::warn!("a chunk of {} bytes under tag {:?} is asked for again: {why}", data.len(), lossy(tag));
+            tracing::warn!(
+                "a chunk of {} bytes under tag {:?} is asked for again: {why}",
+                data.len(),
+                lossy(tag)
+            );
             if asked.len() < REMEMBERED {
                 asked.insert(key);
             }
@@ -408,13 +415,13 @@ pub unsafe extern "C" fn FLBPluginInit(plugin: *mut OutputPlugin) -> c_int {
         prepare();
         // SAFETY: this is that call.
         let (path, instead) = unsafe {
-            let instead =
-                Instead { trail: property(plugin, c"trail"), writer: property(plugin, c"writer") };
+            let instead = Instead { trail: property(plugin, c"trail"), writer: property(plugin, c"writer") };
             (property(plugin, c"config"), instead)
         };
-        let path = path.ok_or("the property `config` is not set: the path of a YAML file (docs/configuration.md)")?;
+        let path =
+            path.ok_or("the property `config` is not set: the path of a YAML file (docs/configuration.md)")?;
         let instance = Instance::start(Path::new(&path), &instead)?;
-        tracing::info!("{} takes events", crate::SOFTWARE);
+        tracing::info!("{} takes events", sink::SOFTWARE);
         // SAFETY: not null, and the host's; it keeps what is written here and hands it back.
         unsafe { (*plugin.context).remote_context = Box::into_raw(Box::new(instance)).cast() };
         Ok(())
