@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo test wasm lint fmt bench memory kit deny
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench memory kit deny
 
 all: build
 
@@ -17,6 +17,11 @@ PROFILE ?= release
 demo:
 	@if [ "$(PROFILE)" = debug ]; then $(CARGO) build --locked; else $(CARGO) build --locked --release; fi
 	@bash scripts/demo.sh "$(CARGO_TARGET_DIR)/$(PROFILE)"
+
+# The same through a stock Fluent Bit, where FLUENT_BIT or PATH has one.
+demo-fluent-bit:
+	@$(CARGO) build --locked --release -p waxseal -p waxseal-fluent-bit
+	@bash scripts/demo-fluent-bit.sh "$(CARGO_TARGET_DIR)/release"
 
 # Everything: unit, property, end-to-end and crash tests, and the second verifier.
 test:

@@ -56,7 +56,8 @@ impl Tree {
             let (branch, bar) = if last_writer { ("└─", "   ") } else { ("├─", "│  ") };
             let reason = match read::<Writer>(&*store, &name::genesis_key(writer)) {
                 Some(g) => {
-                    format!("{:?}, {} key(s), since {}", g.reason, g.keys.len(), g.created_at).to_lowercase()
+                    let reason = format!("{:?}", g.reason).to_lowercase();
+                    format!("{reason}, {} key(s), since {}", g.keys.len(), g.created_at)
                 }
                 None => "no readable genesis".to_owned(),
             };

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# What the plugin costs inside a real Fluent Bit: CPU of tail -> null, tail -> file and tail -> Waxseal over the same
+# events in the same run, and the peak resident memory. FLUENT_BIT or PATH names the shipper.
+set -euo pipefail
+bin="$1"
+count="${2:-500000}"
+shipper="${FLUENT_BIT:-$(command -v fluent-bit || true)}"
+[ -n "$shipper" ] || { echo "no Fluent Bit here: FLUENT_BIT=/path/to/fluent-bit" >&2; exit 1; }
+dir="$(mktemp -d "${TMPDIR:-/tmp}/waxseal-bench.XXXXXX")"
+pid=""
+cleanup() {
+    if [ -n "$pid" ]; then kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; fi
+    chmod -R u+w "$dir" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+"$bin/waxseal" init --store "file://$dir/trail" --name bench --lock none --retention 30d --out "$dir/keys" >/dev/null
+"$bin/waxseal" keys generate --algorithm rsa --out "$dir/writer" --name node --trust "$dir/keys/trust.yaml" >/dev/null
+"$bin/waxseal" generate --count "$count" --output "$dir/events"
+printf 'trail: bench\nwriter: node\nstate_dir: %s\nstore: file://%s\nretention: 30d\nsigning:\n  - key: file:%s\n' \
+    "$dir/state" "$dir/trail" "$dir/writer/signing.key" >"$dir/sink.yaml"
+printf '[PLUGINS]\n    Path %s\n' "$bin/libwaxseal_sink.so" >"$dir/plugins.conf"
+printf '[PARSER]\n    name json\n    format json\n' >"$dir/parsers.conf"
+mkdir "$dir/out"
+
+# CPU seconds and peak MiB of one run to the end of the file.
+measure() {
+    cat >"$dir/fluent-bit.yaml" <<YAML
+service:
+  flush: 1
+  log_level: error
+  parsers_file: $dir/parsers.conf
+  plugins_file: $dir/plugins.conf
+pipeline:
+  inputs:
+    - name: tail
+      path: $dir/events
+      tag: bench
+      parser: json
+      read_from_head: true
+      exit_on_eof: true
+  outputs:
+    - name: $1
+      match: '*'
+$2
+YAML
+    "$shipper" -c "$dir/fluent-bit.yaml" >"$dir/log" 2>&1 &
+    pid=$!
+    peak=0
+    cpu=0
+    while [ -r "/proc/$pid/stat" ]; do
+        now=$(awk '$1 == "VmHWM:" {print $2}' "/proc/$pid/status" 2>/dev/null || true)
+        ticks=$(awk '{sub(/.*\) /, ""); print $12 + $13}' "/proc/$pid/stat" 2>/dev/null || true)
+        peak="${now:-$peak}"
+        cpu="${ticks:-$cpu}"
+        sleep 0.02
+    done
+    wait "$pid" || { cat "$dir/log" >&2; exit 1; }
+    pid=""
+    awk -v c="$cpu" -v p="$peak" -v n="$count" 'BEGIN {printf "%.2f %.2f %d\n", c / 100, c * 10000 / n, p / 1024}'
+}
+"$shipper" --version | head -n 1
+printf '%s events; CPU of the whole process, s; µs an event; peak resident MiB\n\n' "$count"
+printf '| output | CPU s | µs an event | over null, µs | peak MiB |\n|---|---|---|---|---|\n'
+for round in 1 2 3; do
+    read -r s0 e0 p0 < <(measure null "")
+    read -r s1 e1 p1 < <(measure file "      path: $dir/out")
+    read -r s2 e2 p2 < <(measure waxseal "      config: $dir/sink.yaml
+      retry_limit: no_limits")
+    rm -f "$dir"/out/*
+    awk -v s0="$s0" -v e0="$e0" -v p0="$p0" -v s1="$s1" -v e1="$e1" -v p1="$p1" -v s2="$s2" -v e2="$e2" -v p2="$p2" 'BEGIN {
+        printf "| null | %s | %s | | %s |\n", s0, e0, p0
+        printf "| file | %s | %s | %.2f | %s |\n", s1, e1, e1 - e0, p1
+        printf "| waxseal | %s | %s | %.2f, %.2f of file | %s |\n", s2, e2, e2 - e0, (e2 - e0) / (e1 - e0), p2
+    }'
+done
+"$bin/waxseal" verify "$dir/trail" --trust "$dir/keys/trust.yaml" | tail -n 1
