@@ -14,7 +14,7 @@ use sink::filter::Filters;
 use sink::intake::hand_over;
 use sink::pipeline::{Pipeline, Submitter};
 use sink::telemetry;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -126,6 +126,19 @@ impl Instance {
         }
         let held = config::hold(&config)?;
         let listen = config.telemetry;
+        // What can fail without the pipeline, before it.
+        let bound = match listen {
+            None => None,
+            Some(listen) => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_io()
+                    .enable_time()
+                    .build()
+                    .map_err(|e| e.to_string())?;
+                let listener = runtime.block_on(telemetry::bind(listen))?;
+                Some((runtime, listener))
+            }
+        };
         let pipeline =
             Pipeline::start(Context::system(config)?, Filters::default()).map_err(|e| e.to_string())?;
         let submitter = pipeline.submitter();
@@ -136,13 +149,7 @@ impl Instance {
             threads.push(thread.map_err(|e| format!("no thread can be started: {e}"))?);
             Ok(())
         };
-        if let Some(listen) = listen {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .enable_time()
-                .build()
-                .map_err(|e| e.to_string())?;
-            let listener = runtime.block_on(telemetry::bind(listen))?;
+        if let Some((runtime, listener)) = bound {
             let submitter = submitter.clone();
             spawn(
                 "wax-net",
@@ -151,7 +158,7 @@ impl Instance {
         }
         let (jobs, queue) = mpsc::channel::<Arc<Job>>();
         let queue = Arc::new(Mutex::new(queue));
-        let asked = Arc::new(Mutex::new(HashSet::new()));
+        let asked = Arc::new(Mutex::new(HashMap::new()));
         for _ in 0..THREADS {
             let (queue, asked, submitter) = (queue.clone(), asked.clone(), submitter.clone());
             spawn("wax-flush", Box::new(move || flushes(&queue, &submitter, &asked)))?;
@@ -193,7 +200,11 @@ impl Instance {
     }
 }
 
-fn flushes(queue: &Mutex<mpsc::Receiver<Arc<Job>>>, submitter: &Submitter, asked: &Mutex<HashSet<Hash>>) {
+fn flushes(
+    queue: &Mutex<mpsc::Receiver<Arc<Job>>>,
+    submitter: &Submitter,
+    asked: &Mutex<HashMap<Hash, u64>>,
+) {
     loop {
         let Ok(job) = lock(queue).recv() else { return };
         let code = catch_unwind(AssertUnwindSafe(|| {
@@ -211,7 +222,7 @@ fn flushes(queue: &Mutex<mpsc::Receiver<Arc<Job>>>, submitter: &Submitter, asked
     }
 }
 
-fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashSet<Hash>>) -> c_int {
+fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashMap<Hash, u64>>) -> c_int {
     // There is no chunk id: tag and bytes have to do.
     let mut d = Digest::default();
     d.update(b"fluentbit\0");
@@ -219,7 +230,11 @@ fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashSet<H
     d.update(tag);
     d.update(data);
     let key = d.finish();
-    let redelivery = if lock(asked).contains(&key) { Redelivery::Asked } else { Redelivery::Earlier };
+    let now = submitter.tick();
+    let redelivery = match lock(asked).get(&key) {
+        Some(since) => Redelivery::Asked(*since),
+        None => Redelivery::Earlier,
+    };
     let mut chunk = fluent::Chunk::new("fluentbit", tag, data);
     let source = chunk.source();
     let mut converter = Converter::default();
@@ -239,9 +254,12 @@ fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashSet<H
                 data.len(),
                 lossy(tag)
             );
-            if asked.len() < REMEMBERED {
-                asked.insert(key);
+            if asked.len() >= REMEMBERED
+                && let Some(oldest) = asked.iter().min_by_key(|(_, since)| **since).map(|(k, _)| *k)
+            {
+                asked.remove(&oldest);
             }
+            asked.entry(key).or_insert(now);
             RETRY
         }
     }

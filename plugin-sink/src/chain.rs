@@ -5,11 +5,12 @@
 
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
-use crate::known::{Fate, Known};
+use crate::known::{self, Fate, Known};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Columns, Events, Link, Template};
@@ -34,10 +35,55 @@ pub struct Chunk {
 pub enum Redelivery {
     /// Always: the key is the sender's word for it.
     Always,
-    /// Only where the acknowledgement may not have arrived: the key is of an earlier life of this process.
+    /// Only where the acknowledgement may not have arrived: the key is not of this life of the process.
     Earlier,
-    /// It was handed over in this life, and its sender was asked to send it again.
-    Asked,
+    /// Its sender was asked to send it again; it was first handed over at this [`Own::tick`].
+    Asked(u64),
+}
+
+/// The keys that this life of the process has spooled, across epochs.
+#[derive(Debug, Default)]
+pub struct Own {
+    map: HashMap<[u8; 32], u64>,
+    order: VecDeque<[u8; 32]>,
+    tick: u64,
+}
+
+impl Own {
+    /// Grows with every chunk that has a key.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    fn insert(&mut self, key: [u8; 32]) {
+        self.tick += 1;
+        if self.map.insert(key, self.tick).is_none() {
+            self.order.push_back(key);
+            if self.order.len() > known::CAPACITY
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.map.remove(&oldest);
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &[u8; 32]) {
+        if self.map.remove(key).is_some() {
+            self.order.retain(|k| k != key);
+        }
+    }
+
+    fn is_again(&self, key: &[u8; 32], redelivery: Redelivery) -> bool {
+        match (redelivery, self.map.get(key)) {
+            (Redelivery::Always, _) | (_, None) => true,
+            (Redelivery::Earlier, Some(_)) => false,
+            (Redelivery::Asked(since), Some(at)) => *at > since,
+        }
+    }
+}
+
+fn lock(own: &Mutex<Own>) -> MutexGuard<'_, Own> {
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What became of a chunk that is now durable.
@@ -124,8 +170,7 @@ pub struct Chain {
     last_hash: Hash,
     observed_at: Time,
     synced: u64,
-    /// What is below was acknowledged, if at all, by an earlier life of this process.
-    earlier: u64,
+    own: Arc<Mutex<Own>>,
     random: Random,
     buffers: Arc<Buffers>,
 }
@@ -254,7 +299,7 @@ impl Chain {
             last_hash: last.map_or(sealed.last_hash, |(h, _)| h),
             observed_at: last_observed.max(sealed.sealed_at),
             synced: next,
-            earlier: next,
+            own: Arc::default(),
             random: Random { pool: Vec::new(), at: 0 },
             buffers: Arc::default(),
         })
@@ -265,14 +310,9 @@ impl Chain {
         self.next
     }
 
-    /// The first sequence that this life of the process wrote.
-    pub fn earlier(&self) -> u64 {
-        self.earlier
-    }
-
-    /// Sets [`Chain::earlier`], for an epoch that was opened again.
-    pub fn set_earlier(&mut self, sequence: u64) {
-        self.earlier = sequence.min(self.next);
+    /// The keys of this life, where another chain of it has some.
+    pub fn share(&mut self, own: Arc<Mutex<Own>>) {
+        self.own = own;
     }
 
     /// Bytes that the spool takes on disk.
@@ -297,6 +337,7 @@ impl Chain {
             Err(error) => {
                 // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
                 keys.iter().for_each(|k| self.known.forget(k));
+                keys.iter().for_each(|k| lock(&self.own).forget(k));
                 (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
                 Ok(match error {
                     AppendError::Full => Accepted::Refused(Refusal::Full),
@@ -325,11 +366,8 @@ impl Chain {
         let mut receipts = Vec::with_capacity(chunks.len());
         self.observed_at = self.observed_at.max(cx.clock.now());
         for chunk in chunks {
-            let again = |f: &Fate| match chunk.redelivery {
-                Redelivery::Always | Redelivery::Asked => true,
-                Redelivery::Earlier => f.first < self.earlier,
-            };
-            let known = chunk.key.and_then(|k| self.known.get(&k).filter(again).map(|f| (k, f)));
+            let known = chunk.key.and_then(|k| self.known.get(&k).map(|f| (k, f)));
+            let known = known.filter(|(k, _)| lock(&self.own).is_again(k, chunk.redelivery));
             let first = self.next;
             if let Some((key, fate)) = known {
                 let events = redelivery(&key, &fate);
@@ -367,6 +405,7 @@ impl Chain {
             if let Some(key) = chunk.key {
                 let fate = Fate { first, accepted: events.len() as u32, unparsed: events.unparsed() as u32 };
                 self.known.insert(key, fate);
+                lock(&self.own).insert(key);
                 keys.push(key);
             }
             receipts.push(Receipt {

@@ -5,7 +5,7 @@
 //! the disk, not the memory. The store thread gives the spool its room back.
 
 use crate::Context;
-use crate::chain::{Accepted, Chain, Chunk, Receipt, Redelivery, Refusal, Sealables, read_back};
+use crate::chain::{Accepted, Chain, Chunk, Own, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Opened, SinkError};
 use crate::filter::Filters;
@@ -87,6 +87,8 @@ struct Shared {
     waiting: Mutex<Vec<Waiting>>,
     /// Event buffers that have been chained, for the next requests.
     buffers: Mutex<Vec<Events>>,
+    /// The keys that were spooled since the process began.
+    own: Arc<Mutex<Own>>,
 }
 
 /// So many event buffers are kept.
@@ -143,6 +145,11 @@ impl Submitter {
         Pending(answer)
     }
 
+    /// Now, for [`Redelivery::Asked`].
+    pub fn tick(&self) -> u64 {
+        lock(&self.0.own).tick()
+    }
+
     /// An empty buffer to convert events into.
     pub fn buffer(&self) -> Events {
         lock(&self.0.buffers).pop().unwrap_or_default()
@@ -176,7 +183,9 @@ impl Pipeline {
     /// [`SinkError`]: everything that keeps a sink from starting is found here.
     pub fn start(cx: Context, filters: Filters) -> Result<Pipeline, SinkError> {
         // A damaged spool is said here, at the start.
-        let (epoch, chain) = open_state(&cx, true, true)?;
+        let (epoch, mut chain) = open_state(&cx, true, true)?;
+        let own: Arc<Mutex<Own>> = Arc::default();
+        chain.share(own.clone());
         let shared = Arc::new(Shared {
             cx,
             filters,
@@ -189,6 +198,7 @@ impl Pipeline {
             broken: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
             buffers: Mutex::new(Vec::new()),
+            own,
         });
         if let Some(t) = shared.cx.config.signing.get().oldest_key {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -471,7 +481,6 @@ enum End {
 fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), SinkError> {
     let cx = &shared.cx;
     loop {
-        let before = (epoch.writer.clone(), chain.earlier());
         let forked = match run_epoch(shared, epoch, chain) {
             End::Stopped => return Ok(()),
             End::Failed(e) => return Err(e),
@@ -526,9 +535,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
                 Err(e) => return Err(e),
             }
         };
-        if epoch.writer == before.0 {
-            chain.set_earlier(before.1);
-        }
+        chain.share(shared.own.clone());
     }
 }
 

@@ -430,7 +430,7 @@ impl Spool {
     ) -> Result<Spool, SpoolError> {
         let base = dir.parent().unwrap_or(dir);
         disk::create_dirs(&*disk, base, dir, true).map_err(fault(dir, "make the directory"))?;
-        let numbers = list_segments(&*disk, dir).map_err(fault(dir, "list it"))?;
+        let mut numbers = list_segments(&*disk, dir).map_err(fault(dir, "list it"))?;
         let mut spool = Spool {
             disk: disk.clone(),
             dir: dir.into(),
@@ -440,6 +440,16 @@ impl Spool {
             current: None,
             next_number: numbers.last().map_or(0, |n| n + 1),
         };
+        // A stop may leave segments that nothing was written to: the last one is the last with a frame.
+        while let [_, .., number] = numbers[..] {
+            let path = segment_path(dir, number);
+            if !is_empty_segment(&*disk, &path).map_err(fault(&path, "read it"))? {
+                break;
+            }
+            disk.remove(&path).map_err(fault(&path, "remove it"))?;
+            disk.sync_dir(dir).map_err(fault(dir, "sync it"))?;
+            numbers.pop();
+        }
         let mut next = from;
         let mut again: Vec<Frame> = Vec::new();
         for (i, number) in numbers.iter().enumerate() {
@@ -665,6 +675,15 @@ impl Spool {
             }
             (None, _) => false,
         }
+    }
+}
+
+/// Whether a segment of this version has no frame, whole or torn.
+fn is_empty_segment(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    let file = disk.open(path, Open::Read)?;
+    match read_segment_header(&*file)? {
+        Some((VERSION, _, offset)) => Ok(matches!(read_frame(&*file, offset)?, Found::End)),
+        _ => Ok(false),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct LocalStore {
     tag: String,
     /// The root when it was opened: what lies there when a file system is not mounted is another directory.
     identity: Mutex<Option<(u64, u64)>>,
+    /// The trail statement then, if there was one.
+    statement: Option<Vec<u8>>,
     /// Directories whose entries are known to be durable.
     made: Mutex<HashSet<PathBuf>>,
     /// The last directory that was listed, for the next page of the same listing.
@@ -49,6 +51,7 @@ impl LocalStore {
         let root = root.into();
         LocalStore {
             identity: Mutex::new(disk.identity(&root).ok()),
+            statement: disk::read_all(&*disk, &root.join(waxseal_trail::name::TRAIL)).ok(),
             disk,
             root,
             counter: AtomicU64::new(0),
@@ -74,7 +77,8 @@ impl LocalStore {
         let mut then = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         if *then != Some(now) {
             // Mounted again, it may have another number; what a trail is, is known by its statement.
-            if then.is_some() && self.get(waxseal_trail::name::TRAIL)?.is_none() {
+            let there = self.get(waxseal_trail::name::TRAIL)?;
+            if then.is_some() && (there.is_none() || self.statement.is_some() && there != self.statement) {
                 let why =
                     format!("{} is another directory than at the start: is it mounted?", self.root.display());
                 return Err(StoreError::new("write", key, Kind::Unavailable, io::Error::other(why)));

@@ -1,10 +1,11 @@
 //! The events of a Fluent Bit chunk: concatenated MessagePack entries (Fluent Forward's `PackedForward` has the same).
 //!
-//! An entry is `[[time, metadata], body]`, or `[time, body]` from older senders. A time of −1 or −2 seconds is no
+//! An entry is `[[time, metadata], body]`, or `[time, body]` from older senders. An EventTime of −1 or −2 seconds is no
 //! event but begins or ends a group (OpenTelemetry's resource and scope), whose metadata and body belong to every
-//! event in it. What the shipper says beside the body stands in the record's `source`, where no input can write:
-//! `tag`, `metadata`, `group`.
+//! event in it. What stands beside the body goes to the record's `source`, where no body can write: `tag`, `metadata`,
+//! `group`. Whoever may send whole entries to the shipper (its `forward` input) can write the last two.
 
+use crate::hash::sha256;
 use crate::msgpack;
 use crate::record::{Converter, Events};
 use crate::tape::{Doc, Fault, Form, MAX_DEPTH, Node, Tape, Writer, base64url, quote};
@@ -14,12 +15,23 @@ use crate::time::Time;
 pub struct Chunk<'c> {
     data: &'c [u8],
     at: usize,
-    /// The beginning and the end of every event's `source`, around `metadata`.
-    group: Vec<u8>,
     intake: &'static str,
+    /// `"tag":…`, and its digest where it had to be cut.
     tag: Vec<u8>,
+    /// The group that the next events belong to, as JSON; empty outside of groups.
+    group: Vec<u8>,
+    /// The entry that began the group, while no event has followed it.
+    unused: Option<Entry>,
     tape: Tape,
     writer: Writer,
+}
+
+/// Where an entry stands in the chunk.
+#[derive(Clone, Copy)]
+struct Entry {
+    start: usize,
+    body: usize,
+    end: usize,
 }
 
 enum Head {
@@ -29,17 +41,30 @@ enum Head {
     GroupEnd,
 }
 
+/// A tag of more bytes is cut, and its digest stands beside it: the record's reserve must suffice for it.
+const MAX_TAG: usize = 512;
+/// A group's text of more bytes is sealed once, as an event of its own, and its events name its digest.
+const MAX_GROUP: usize = 16 << 10;
+
 impl<'c> Chunk<'c> {
     /// A chunk that came by `intake` under `tag`.
     pub fn new(intake: &'static str, tag: &[u8], data: &'c [u8]) -> Chunk<'c> {
-        let mut text = Vec::new();
-        bytes_or_text(tag, &mut text);
+        let mut text = b"\"tag\":".to_vec();
+        if tag.len() <= MAX_TAG {
+            bytes_or_text(tag, &mut text);
+        } else {
+            let cut = String::from_utf8_lossy(&tag[..MAX_TAG]);
+            quote(cut.trim_end_matches('\u{fffd}').as_bytes(), &mut text);
+            text.extend_from_slice(b",\"tag_sha256\":");
+            quote(sha256(tag).to_string().as_bytes(), &mut text);
+        }
         Chunk {
             data,
             at: 0,
-            group: Vec::new(),
             intake,
             tag: text,
+            group: Vec::new(),
+            unused: None,
             tape: Tape::default(),
             writer: Writer::new(Form::Sealed, MAX_DEPTH),
         }
@@ -47,7 +72,7 @@ impl<'c> Chunk<'c> {
 
     /// The `source` of an event without metadata of its own, outside of groups: canonical JSON.
     pub fn source(&self) -> Vec<u8> {
-        self.source_with(&[])
+        self.source_with(&[], &[])
     }
 
     /// How many bytes have been read.
@@ -55,12 +80,12 @@ impl<'c> Chunk<'c> {
         self.at
     }
 
-    fn source_with(&self, metadata: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.group.len() + metadata.len() + self.tag.len());
+    fn source_with(&self, group: &[u8], metadata: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + group.len() + metadata.len() + self.tag.len());
         out.push(b'{');
-        if !self.group.is_empty() {
+        if !group.is_empty() {
             out.extend_from_slice(b"\"group\":");
-            out.extend_from_slice(&self.group);
+            out.extend_from_slice(group);
             out.push(b',');
         }
         out.extend_from_slice(b"\"intake\":\"");
@@ -70,22 +95,24 @@ impl<'c> Chunk<'c> {
             out.extend_from_slice(b",\"metadata\":");
             out.extend_from_slice(metadata);
         }
-        out.extend_from_slice(b",\"tag\":");
+        out.push(b',');
         out.extend_from_slice(&self.tag);
         out.push(b'}');
         out
     }
 
-    /// Takes the next entry. `false`: there is none. An entry that cannot be read, and with it the rest of the
-    /// chunk, of which nobody can say where its entries begin, becomes one `unparsed` event.
+    /// Takes the next entry. `false`: there is none. Bytes that are no entry, and with them the rest of the chunk, of
+    /// which nobody can say where its entries begin, become one `unparsed` event.
     pub fn next(&mut self, converter: &mut Converter, out: &mut Events) -> bool {
         if self.at >= self.data.len() {
-            return false;
+            let left = self.unused.is_some();
+            self.close_group(converter, out);
+            return left;
         }
-        let rest = &self.data[self.at..];
-        match self.entry(rest, converter, out) {
-            Ok(n) => self.at += n,
+        match self.entry(converter, out) {
+            Ok(end) => self.at = end,
             Err(_) => {
+                let rest = &self.data[self.at..];
                 self.at = self.data.len();
                 converter.msgpack_from(&[], rest, None, &[], out);
             }
@@ -93,88 +120,119 @@ impl<'c> Chunk<'c> {
         true
     }
 
-    fn entry(&mut self, rest: &[u8], converter: &mut Converter, out: &mut Events) -> Result<usize, Fault> {
-        let mut at = pair(rest, 0)?;
-        let legacy = pair(rest, at);
-        let mut metadata = Vec::new();
-        let head = match legacy {
+    fn entry(&mut self, converter: &mut Converter, out: &mut Events) -> Result<usize, Fault> {
+        let data = self.data;
+        let start = self.at;
+        let first = pair(data, start)?;
+        let (head, metadata, body) = match pair(data, first) {
             Ok(inner) => {
-                let (head, used) = self.time(&rest[inner..])?;
-                at = inner + used;
-                let used = msgpack::parse_prefix(&rest[at..], &mut self.tape)?;
-                let doc = Doc { input: &rest[at..at + used], tape: &self.tape };
-                let empty = matches!(doc.node(0), Node::Map { end: 1 } | Node::Null);
-                if !empty {
-                    self.writer.base = 0;
-                    if self.writer.value(doc, 0, 3, &mut metadata).is_err() {
-                        metadata.clear();
-                        bytes(&rest[at..at + used], &mut metadata);
-                    }
-                }
-                at += used;
-                head
+                let metadata = inner + msgpack::skip(&data[inner..])?;
+                (&data[inner..metadata], metadata, metadata + msgpack::skip(&data[metadata..])?)
             }
             Err(_) => {
-                let (head, used) = self.time(&rest[at..])?;
-                at += used;
-                head
+                let body = first + msgpack::skip(&data[first..])?;
+                (&data[first..body], body, body)
             }
         };
-        // Where the body ends; it is read once more by the converter, which never fails.
-        let end = at + msgpack::parse_prefix(&rest[at..], &mut self.tape)?;
-        match head {
+        let entry = Entry { start, body, end: body + msgpack::skip(&data[body..])? };
+        let metadata = self.json(&data[metadata..body]);
+        match self.time(head)? {
             Head::Event(time) => {
+                self.unused = None;
                 let source = if metadata.is_empty() && self.group.is_empty() {
                     Vec::new()
                 } else {
-                    self.source_with(&metadata)
+                    self.source_with(&self.group, &metadata)
                 };
-                converter.msgpack_from(&rest[at..end], &rest[..end], time, &source, out);
+                converter.msgpack_from(
+                    &data[entry.body..entry.end],
+                    &data[start..entry.end],
+                    time,
+                    &source,
+                    out,
+                );
             }
-            Head::GroupEnd => self.group.clear(),
-            Head::GroupStart => {
-                let doc = Doc { input: &rest[at..end], tape: &self.tape };
-                let mut body = Vec::new();
-                self.writer.base = 0;
-                if self.writer.value(doc, 0, 4, &mut body).is_err() {
-                    body.clear();
-                    bytes(&rest[at..end], &mut body);
+            Head::GroupEnd => {
+                self.close_group(converter, out);
+                // Ends say nothing; one that does is not dropped for it.
+                if !metadata.is_empty() || !self.json(&data[entry.body..entry.end]).is_empty() {
+                    self.seal_marker(entry, &metadata, converter, out);
                 }
+            }
+            Head::GroupStart => {
+                self.close_group(converter, out);
                 self.group = b"{\"body\":".to_vec();
-                self.group.extend_from_slice(&body);
+                let body = self.json(&data[entry.body..entry.end]);
+                self.group.extend_from_slice(if body.is_empty() { b"{}" } else { &body });
                 if !metadata.is_empty() {
                     self.group.extend_from_slice(b",\"metadata\":");
                     self.group.extend_from_slice(&metadata);
                 }
                 self.group.push(b'}');
+                self.unused = Some(entry);
+                if self.group.len() > MAX_GROUP {
+                    let digest = sha256(&self.group).to_string();
+                    self.seal_marker(entry, &metadata, converter, out);
+                    self.group = format!("{{\"sha256\":\"{digest}\"}}").into_bytes();
+                    self.unused = None;
+                }
             }
         }
-        Ok(end)
+        Ok(entry.end)
     }
 
-    /// A time, in any of the forms that senders use, and its length.
-    fn time(&mut self, data: &[u8]) -> Result<(Head, usize), Fault> {
-        let used = msgpack::parse_prefix(data, &mut self.tape)?;
-        let doc = Doc { input: &data[..used], tape: &self.tape };
-        let seconds = |s: i64| match s {
-            -1 => Head::GroupStart,
-            -2 => Head::GroupEnd,
-            s => Head::Event(Time::from_unix(s, 0)),
-        };
-        let head = match doc.node(0) {
-            Node::Ext(0, span) if doc.bytes(span).starts_with(&[0xff, 0xff, 0xff, 0xff]) => Head::GroupStart,
-            Node::Ext(0, span) if doc.bytes(span).starts_with(&[0xff, 0xff, 0xff, 0xfe]) => Head::GroupEnd,
+    /// The group ends. What began it is sealed by itself if no event has it.
+    fn close_group(&mut self, converter: &mut Converter, out: &mut Events) {
+        self.group.clear();
+        if let Some(entry) = self.unused.take() {
+            self.seal_marker(entry, &[], converter, out);
+        }
+    }
+
+    /// An entry that begins or ends a group, as an event.
+    fn seal_marker(&self, entry: Entry, metadata: &[u8], converter: &mut Converter, out: &mut Events) {
+        let source = if metadata.is_empty() { Vec::new() } else { self.source_with(&[], metadata) };
+        let (body, whole) = (&self.data[entry.body..entry.end], &self.data[entry.start..entry.end]);
+        converter.msgpack_from(body, whole, None, &source, out);
+    }
+
+    /// A value beside the body as sealed JSON; empty for an empty map and for nothing.
+    fn json(&mut self, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        if data.is_empty() {
+            return out;
+        }
+        let parsed = msgpack::parse(data, &mut self.tape);
+        let doc = Doc { input: data, tape: &self.tape };
+        if parsed.is_ok() && matches!(doc.node(0), Node::Map { end: 1 } | Node::Null) {
+            return out;
+        }
+        self.writer.base = 0;
+        // In a group it stands four deep.
+        if parsed.and_then(|()| self.writer.value(doc, 0, 4, &mut out)).is_err() {
+            out.clear();
+            bytes(data, &mut out);
+        }
+        out
+    }
+
+    /// A time, in any of the forms that senders use.
+    fn time(&mut self, data: &[u8]) -> Result<Head, Fault> {
+        msgpack::parse(data, &mut self.tape)?;
+        let doc = Doc { input: data, tape: &self.tape };
+        Ok(match doc.node(0) {
+            // As Fluent Bit's own decoder has it: no nanoseconds.
+            Node::Ext(0, span) if doc.bytes(span) == [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0] => Head::GroupStart,
+            Node::Ext(0, span) if doc.bytes(span) == [0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 0] => Head::GroupEnd,
             Node::Ext(kind, span) => Head::Event(Time::from_msgpack_ext(kind, doc.bytes(span))),
-            Node::Int(s) => seconds(s),
-            Node::Double(s) if s.fract() == 0.0 => seconds(s as i64),
+            Node::Int(s) => Head::Event(Time::from_unix(s, 0)),
             Node::Double(s) if s.abs() < 1e12 => {
                 let whole = s.floor();
                 Head::Event(Time::from_unix(whole as i64, ((s - whole) * 1e9) as u32))
             }
             Node::Array { .. } | Node::Map { .. } => return Err(Fault::Syntax(0)),
             _ => Head::Event(None),
-        };
-        Ok((head, used))
+        })
     }
 }
 
@@ -280,7 +338,7 @@ mod tests {
     #[test]
     fn what_stands_beside_the_body() {
         let mut start = TIME;
-        start[2..6].copy_from_slice(&[0xff; 4]);
+        start[2..].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
         let mut end = start;
         end[5] = 0xfe;
         let data = [
@@ -299,6 +357,46 @@ mod tests {
             json!({"group": {"body": {"resource": 3}, "metadata": {"schema": 2}}, "intake": "fluentbit", "tag": "kube.x"})
         );
         assert_eq!(r[2]["source"], json!({"intake": "fluentbit", "tag": "kube.x"}));
+        // A group without events, and an end that says something, are sealed; a large group once.
+        let r = records(
+            &[entry(&start, &[0x80], &map(&[("r", 1)])), entry(&end, &[0x80], &map(&[("e", 2)]))].concat(),
+        );
+        assert_eq!((&r[0]["metadata"], &r[1]["metadata"]), (&json!({"r": 1}), &json!({"e": 2})));
+        assert_eq!(records(&entry(&start, &[0x80], &map(&[("r", 1)]))).len(), 1);
+        let large = [&[0x81, 0xa1, b'r', 0xda, 0x50, 0][..], &[b'x'; 0x5000]].concat();
+        let event = entry(&TIME, &[0x80], &map(&[("a", 1)]));
+        let r = records(&[entry(&start, &[0x80], &large), event.clone(), event].concat());
+        assert_eq!((r.len(), r[0]["metadata"]["r"].as_str().unwrap().len()), (3, 0x5000));
+        assert_eq!(
+            (r[1]["source"]["group"]["sha256"].as_str().unwrap().len(), &r[1]["source"]),
+            (64, &r[2]["source"])
+        );
+    }
+
+    #[test]
+    fn limits_hold_beside_the_body_too() {
+        let good = entry(&TIME, &[0x80], &map(&[("a", 1)]));
+        // One entry beyond a record's limits is one unparsed event; those after it are read.
+        let deep = [vec![0x91; 100], vec![0xc0]].concat();
+        let wide = [vec![0xdd, 0, 0x10, 0, 1], vec![0xc0; 0x10_0001]].concat();
+        for body in [deep, wide] {
+            let r = records(&[entry(&TIME, &[0x80], &body), good.clone()].concat());
+            assert_eq!(
+                (r.len(), &r[0]["event_type"], &r[1]["metadata"]["a"]),
+                (2, &json!("unparsed"), &json!(1))
+            );
+        }
+        // A tag of any length leaves room for the record.
+        let tag = vec![1u8; 60_000];
+        let body =
+            [&[0x81, 0xa1, b'p', 0xdb][..], &(1_044_400u32).to_be_bytes(), &vec![b'x'; 1_044_400]].concat();
+        let data = entry(&TIME, &[0x80], &body);
+        let mut chunk = Chunk::new("fluentbit", &tag, &data);
+        let source = chunk.source();
+        assert!(source.len() < 3500);
+        let (mut converter, mut events) = (Converter::default(), Events::default());
+        while chunk.next(&mut converter, &mut events) {}
+        assert!(!events.is_unparsed(0));
     }
 
     #[test]

@@ -23,6 +23,45 @@ pub(crate) fn parse_prefix(input: &[u8], tape: &mut Tape) -> Result<usize, Fault
     Ok(r.at)
 }
 
+/// Where the first MessagePack object of `input` ends, however deep or large it is.
+pub(crate) fn skip(input: &[u8]) -> Result<usize, Fault> {
+    let uint = |at: usize, width: usize| -> Result<u64, Fault> {
+        let bytes = input.get(at..at + width).ok_or(Fault::Syntax(input.len()))?;
+        Ok(bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+    };
+    let (mut at, mut left) = (0usize, 1u64);
+    while left > 0 {
+        let c = *input.get(at).ok_or(Fault::Syntax(input.len()))?;
+        left -= 1;
+        at += 1;
+        // How many bytes follow, and how many objects.
+        let (bytes, objects) = match c {
+            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, 0),
+            0x80..=0x8f => (0, 2 * u64::from(c & 15)),
+            0x90..=0x9f => (0, u64::from(c & 15)),
+            0xa0..=0xbf => (u64::from(c & 31), 0),
+            0xc1 => return Err(Fault::Syntax(at - 1)),
+            0xc4..=0xc6 => ((1 << (c - 0xc4)) + uint(at, 1 << (c - 0xc4))?, 0),
+            0xc7..=0xc9 => ((1 << (c - 0xc7)) + 1 + uint(at, 1 << (c - 0xc7))?, 0),
+            0xca => (4, 0),
+            0xcb => (8, 0),
+            0xcc..=0xcf => (1 << (c - 0xcc), 0),
+            0xd0..=0xd3 => (1 << (c - 0xd0), 0),
+            0xd4..=0xd8 => (1 + (1 << (c - 0xd4)), 0),
+            0xd9..=0xdb => ((1 << (c - 0xd9)) + uint(at, 1 << (c - 0xd9))?, 0),
+            0xdc | 0xdd => (2 << (c - 0xdc), uint(at, 2 << (c - 0xdc))?),
+            0xde | 0xdf => (2 << (c - 0xde), 2 * uint(at, 2 << (c - 0xde))?),
+        };
+        at = usize::try_from(bytes).ok().and_then(|n| at.checked_add(n)).ok_or(Fault::TooLarge)?;
+        // Each object is a byte at least.
+        left = left.checked_add(objects).ok_or(Fault::TooLarge)?;
+        if at > input.len() || left > (input.len() - at) as u64 {
+            return Err(Fault::Syntax(input.len()));
+        }
+    }
+    Ok(at)
+}
+
 struct Reader<'i, 't> {
     b: &'i [u8],
     at: usize,

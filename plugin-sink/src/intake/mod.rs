@@ -54,7 +54,10 @@ pub fn hand_over(
         let mut events = submitter.buffer();
         let mut bytes = 0;
         let mut more = true;
-        while more && bytes < PART_BYTES && events.len() < PART_EVENTS {
+        // What a conversion adds (escapes, a group's metadata in each event) counts as well.
+        let fits =
+            |e: &Events, bytes| bytes < PART_BYTES && e.len() < PART_EVENTS && e.bytes() < 4 * PART_BYTES;
+        while more && fits(&events, bytes) {
             let used = next(&mut events);
             more = used.is_some();
             bytes += used.unwrap_or(0);
