@@ -4,26 +4,14 @@
 set -euo pipefail
 bin="$1"
 count="${2:-500000}"
-shipper="${FLUENT_BIT:-$(command -v fluent-bit || true)}"
-[ -n "$shipper" ] || { echo "no Fluent Bit here: FLUENT_BIT=/path/to/fluent-bit" >&2; exit 1; }
-dir="$(mktemp -d "${TMPDIR:-/tmp}/waxseal-bench.XXXXXX")"
-pid=""
-cleanup() {
-    if [ -n "$pid" ]; then kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; fi
-    chmod -R u+w "$dir" 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-"$bin/waxseal" init --store "file://$dir/trail" --name bench --lock none --retention 30d --out "$dir/keys" >/dev/null
-"$bin/waxseal" keys generate --algorithm rsa --out "$dir/writer" --name node --trust "$dir/keys/trust.yaml" >/dev/null
+. "$(dirname "$0")/common.sh"
+find_fluent_bit
+make_trail bench node
 "$bin/waxseal" generate --count "$count" --output "$dir/events"
-printf 'trail: bench\nwriter: node\nstate_dir: %s\nstore: file://%s\nretention: 30d\nsigning:\n  - key: file:%s\n' \
-    "$dir/state" "$dir/trail" "$dir/writer/signing.key" >"$dir/sink.yaml"
-printf '[PLUGINS]\n    Path %s\n' "$bin/libwaxseal_sink.so" >"$dir/plugins.conf"
 printf '[PARSER]\n    name json\n    format json\n' >"$dir/parsers.conf"
 mkdir "$dir/out"
 
-# CPU seconds and peak MiB of one run to the end of the file.
+# One run to the end of the file; $result: CPU seconds, CPU microseconds an event, peak MiB.
 measure() {
     cat >"$dir/fluent-bit.yaml" <<YAML
 service:
@@ -46,6 +34,7 @@ $2
 YAML
     "$shipper" -c "$dir/fluent-bit.yaml" >"$dir/log" 2>&1 &
     pid=$!
+    started=("$pid")
     peak=0
     cpu=0
     while [ -r "/proc/$pid/stat" ]; do
@@ -56,17 +45,20 @@ YAML
         sleep 0.02
     done
     wait "$pid" || { cat "$dir/log" >&2; exit 1; }
-    pid=""
-    awk -v c="$cpu" -v p="$peak" -v n="$count" 'BEGIN {printf "%.2f %.2f %d\n", c / 100, c * 10000 / n, p / 1024}'
+    started=()
+    result=$(awk -v c="$cpu" -v p="$peak" -v n="$count" 'BEGIN {printf "%.2f %.2f %d", c / 100, c * 10000 / n, p / 1024}')
 }
 "$shipper" --version | head -n 1
 printf '%s events; CPU of the whole process, s; µs an event; peak resident MiB\n\n' "$count"
 printf '| output | CPU s | µs an event | over null, µs | peak MiB |\n|---|---|---|---|---|\n'
 for round in 1 2 3; do
-    read -r s0 e0 p0 < <(measure null "")
-    read -r s1 e1 p1 < <(measure file "      path: $dir/out")
-    read -r s2 e2 p2 < <(measure waxseal "      config: $dir/sink.yaml
-      retry_limit: no_limits")
+    measure null ""
+    read -r s0 e0 p0 <<<"$result"
+    measure file "      path: $dir/out"
+    read -r s1 e1 p1 <<<"$result"
+    measure waxseal "      config: $dir/sink.yaml
+      retry_limit: no_limits"
+    read -r s2 e2 p2 <<<"$result"
     rm -f "$dir"/out/*
     awk -v s0="$s0" -v e0="$e0" -v p0="$p0" -v s1="$s1" -v e1="$e1" -v p1="$p1" -v s2="$s2" -v e2="$e2" -v p2="$p2" 'BEGIN {
         printf "| null | %s | %s | | %s |\n", s0, e0, p0

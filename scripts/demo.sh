@@ -2,46 +2,13 @@
 # A real log becomes a sealed trail; one byte is changed; the change is found. No root, no server, no account.
 set -euo pipefail
 bin="$1"
-dir="$(mktemp -d "${TMPDIR:-/tmp}/waxseal-demo.XXXXXX")"
-sink=""
-cleanup() {
-    if [ -n "$sink" ]; then kill "$sink" 2>/dev/null || true; wait "$sink" 2>/dev/null || true; fi
-    chmod -R u+w "$dir" 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-bold() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$1"; else printf '\n%s\n' "$1"; fi; }
-say() { printf '  %s\n' "$1"; }
-run() { printf '  $ %s\n' "${*/#$bin\//}"; "$@" | sed 's/^/    /'; }
+. "$(dirname "$0")/common.sh"
 
 bold "1. A trail on a local write-once store"
-run "$bin/waxseal" init --store "file://$dir/trail" --name demo --lock none --retention 30d --out "$dir/keys"
-run "$bin/waxseal" keys generate --algorithm rsa --out "$dir/writer" --name demo-node --trust "$dir/keys/trust.yaml"
-
-port=""
-for try in 1 2 3 4 5 6 7 8 9 10; do
-    candidate=$((20000 + (RANDOM % 20000)))
-    if ! (exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null; then port=$candidate; break; fi
-done
-cat >"$dir/sink.yaml" <<YAML
-trail: demo
-writer: demo-node
-state_dir: $dir/state
-store: file://$dir/trail
-retention: 30d
-signing:
-  - key: file:$dir/writer/signing.key
-intake:
-  http: {listen: "127.0.0.1:$port"}
-YAML
+make_trail demo demo-node run
 
 bold "2. The sink"
-WAXSEAL_LOG=warn "$bin/waxseal-sink" --config "$dir/sink.yaml" &
-sink=$!
-for _ in $(seq 100); do
-    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
-    sleep 0.1
-done
+start_sink
 say "waxseal-sink listens on http://127.0.0.1:$port/v1/events"
 
 bold "3. A real log"
@@ -68,7 +35,7 @@ say "the sink answers: $(tail -n 1 <&3)"
 exec 3>&-
 kill "$sink"
 wait "$sink" || true
-sink=""
+started=()
 
 bold "4. The sealed trail"
 run "$bin/waxseal" tree "$dir/trail"

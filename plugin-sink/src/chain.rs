@@ -5,10 +5,9 @@
 
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
-use crate::known::{self, Fate, Known};
+use crate::known::{Fate, Known, Recent};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waxseal_trail::hash::{Hash, leaf_hash};
@@ -44,8 +43,7 @@ pub enum Redelivery {
 /// The keys that this life of the process has spooled, across epochs.
 #[derive(Debug, Default)]
 pub struct Own {
-    map: HashMap<[u8; 32], u64>,
-    order: VecDeque<[u8; 32]>,
+    ticks: Recent<u64>,
     tick: u64,
 }
 
@@ -57,24 +55,11 @@ impl Own {
 
     fn insert(&mut self, key: [u8; 32]) {
         self.tick += 1;
-        if self.map.insert(key, self.tick).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > known::CAPACITY
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.map.remove(&oldest);
-            }
-        }
-    }
-
-    fn forget(&mut self, key: &[u8; 32]) {
-        if self.map.remove(key).is_some() {
-            self.order.retain(|k| k != key);
-        }
+        self.ticks.insert(key, self.tick);
     }
 
     fn is_again(&self, key: &[u8; 32], redelivery: Redelivery) -> bool {
-        match (redelivery, self.map.get(key)) {
+        match (redelivery, self.ticks.get(key)) {
             (Redelivery::Always, _) | (_, None) => true,
             (Redelivery::Earlier, Some(_)) => false,
             (Redelivery::Asked(since), Some(at)) => *at > since,
@@ -336,8 +321,10 @@ impl Chain {
             }
             Err(error) => {
                 // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
-                keys.iter().for_each(|k| self.known.forget(k));
-                keys.iter().for_each(|k| lock(&self.own).forget(k));
+                for key in &keys {
+                    self.known.forget(key);
+                    lock(&self.own).ticks.forget(key);
+                }
                 (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
                 Ok(match error {
                     AppendError::Full => Accepted::Refused(Refusal::Full),

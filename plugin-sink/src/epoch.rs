@@ -324,7 +324,10 @@ impl Epoch {
             trail: self.trail_id,
             writer: self.writer.clone(),
             number: self.key_number() + 1,
-            previous: self.key_statements.last().map_or(self.genesis_statement()?, |k| k.statement),
+            previous: match self.key_statements.last() {
+                Some(last) => last.statement,
+                None => self.genesis_statement()?,
+            },
             after: self
                 .sealed
                 .next_batch

@@ -25,12 +25,45 @@ pub const CAPACITY: usize = 65_536;
 const MAGIC: &[u8; 8] = b"WXKNOWN1";
 const ENTRY: usize = 32 + 16;
 
-/// The chunks that are known.
-#[derive(Debug, Default)]
-pub struct Known {
-    map: HashMap<[u8; 32], Fate>,
+/// Values by key; beyond [`CAPACITY`] the oldest key goes.
+#[derive(Debug)]
+pub(crate) struct Recent<V> {
+    map: HashMap<[u8; 32], V>,
     order: VecDeque<[u8; 32]>,
 }
+
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Recent { map: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<V> Recent<V> {
+    pub(crate) fn get(&self, key: &[u8; 32]) -> Option<&V> {
+        self.map.get(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: [u8; 32], value: V) {
+        if self.map.insert(key, value).is_none() {
+            self.order.push_back(key);
+            if self.order.len() > CAPACITY
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.map.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn forget(&mut self, key: &[u8; 32]) {
+        if self.map.remove(key).is_some() {
+            self.order.retain(|k| k != key);
+        }
+    }
+}
+
+/// The chunks that are known.
+#[derive(Debug, Default)]
+pub struct Known(Recent<Fate>);
 
 impl Known {
     /// Reads the file; a missing one is empty.
@@ -64,9 +97,9 @@ impl Known {
     /// # Errors
     /// The disk's; the old file then stands.
     pub fn save(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        let mut body = Vec::with_capacity(self.order.len() * ENTRY);
-        for key in &self.order {
-            let Some(f) = self.map.get(key) else { continue };
+        let mut body = Vec::with_capacity(self.0.order.len() * ENTRY);
+        for key in &self.0.order {
+            let Some(f) = self.0.get(key) else { continue };
             body.extend_from_slice(key);
             body.extend_from_slice(&f.first.to_le_bytes());
             body.extend_from_slice(&f.accepted.to_le_bytes());
@@ -78,25 +111,16 @@ impl Known {
 
     /// What became of a chunk, if it is known.
     pub fn get(&self, key: &[u8; 32]) -> Option<Fate> {
-        self.map.get(key).copied()
+        self.0.get(key).copied()
     }
 
     /// Remembers a chunk.
     pub fn insert(&mut self, key: [u8; 32], fate: Fate) {
-        if self.map.insert(key, fate).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > CAPACITY
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.map.remove(&oldest);
-            }
-        }
+        self.0.insert(key, fate);
     }
 
     /// Forgets a chunk that was not spooled after all.
     pub fn forget(&mut self, key: &[u8; 32]) {
-        if self.map.remove(key).is_some() {
-            self.order.retain(|k| k != key);
-        }
+        self.0.forget(key);
     }
 }

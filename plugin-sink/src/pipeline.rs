@@ -336,14 +336,9 @@ fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError
         old.note_genesis_stored(cx)?;
     }
     for intent in intents {
-        while let Some(keys) = old.pending_keys(intent.header.batch).filter(|_| ours).cloned() {
-            if upload::keys(cx, old, &keys)? != Uploaded::Stored {
-                return Ok(());
-            }
-            old.note_keys_stored(cx, keys.payload.number)?;
-        }
         let stored = if ours {
-            upload::batch(cx, old.trail.lock, &intent)? == Uploaded::Stored
+            upload::keys_before(cx, old, intent.header.batch)? == Uploaded::Stored
+                && upload::batch(cx, old.trail.lock, &intent)? == Uploaded::Stored
         } else {
             // A header of ours that is in the store is committed, whether or not we had come to note it.
             let key = waxseal_trail::name::batch_key(&intent.header.writer, intent.header.batch);
@@ -1005,19 +1000,15 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
 
 /// Stores one batch; `false` if it had to be left for another time.
 fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) -> Result<bool, End> {
-    // Keys before what they sign.
-    loop {
-        let next = lock(&flow.epoch).pending_keys(intent.header.batch).cloned();
-        let Some(keys) = next else { break };
-        match patiently(shared, flow, || upload::keys(&shared.cx, &lock(&flow.epoch), &keys))? {
-            None => return Ok(false),
-            Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
-            Some(Uploaded::Stored) => {}
-        }
-        lock(&flow.epoch).note_keys_stored(&shared.cx, keys.payload.number).map_err(to_end)?;
-    }
     let kind = lock(&flow.epoch).trail.lock;
-    match patiently(shared, flow, || upload::batch(&shared.cx, kind, intent))? {
+    let upload = || {
+        // Keys before what they sign.
+        match upload::keys_before(&shared.cx, &mut lock(&flow.epoch), intent.header.batch)? {
+            Uploaded::Stored => upload::batch(&shared.cx, kind, intent),
+            taken => Ok(taken),
+        }
+    };
+    match patiently(shared, flow, upload)? {
         None => return Ok(false),
         Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
         Some(Uploaded::Stored) => {}

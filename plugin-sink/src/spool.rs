@@ -523,8 +523,9 @@ impl Spool {
         let Some(old) = self.segments.back().cloned() else { return Ok(()) };
         let path = segment_path(&self.dir, self.next_number);
         // Of exactly its size, whatever the spool may take: these bytes are there already.
-        let capacity = group.bytes.len() as u64;
-        match self.make_segment(frames[0].first_sequence, capacity, capacity) {
+        let header = self.segment_header(frames[0].first_sequence);
+        let capacity = (header.len() + group.bytes.len()) as u64;
+        match self.make_segment(frames[0].first_sequence, &header, capacity) {
             Ok(()) => {
                 let taken = self.append(&group.bytes, frames[0].first_sequence);
                 taken.map_err(|e| fault(&path, "write it")(e.into()))?;
@@ -584,8 +585,8 @@ impl Spool {
     }
 
     fn new_segment(&mut self, first_sequence: u64, need: u64) -> Result<(), AppendError> {
-        let header = self.segment_header(first_sequence).len() as u64;
-        let capacity = SEGMENT_BYTES.min(self.max_bytes / 4).max(header + need);
+        let header = self.segment_header(first_sequence);
+        let capacity = SEGMENT_BYTES.min(self.max_bytes / 4).max(header.len() as u64 + need);
         // The present segment's unused rest is given back.
         if let (Some(c), Some(s)) = (self.current.take(), self.segments.back_mut())
             && c.file.set_len(c.offset).is_ok()
@@ -595,7 +596,7 @@ impl Spool {
         if self.bytes() + capacity > self.max_bytes {
             return Err(AppendError::Full);
         }
-        self.make_segment(first_sequence, need, capacity)
+        self.make_segment(first_sequence, &header, capacity)
     }
 
     fn segment_header(&self, first_sequence: u64) -> Vec<u8> {
@@ -612,15 +613,13 @@ impl Spool {
         header
     }
 
-    fn make_segment(&mut self, first_sequence: u64, need: u64, capacity: u64) -> Result<(), AppendError> {
-        let header = self.segment_header(first_sequence);
-        let capacity = capacity.max(header.len() as u64 + need);
+    fn make_segment(&mut self, first_sequence: u64, header: &[u8], capacity: u64) -> Result<(), AppendError> {
         let number = self.next_number;
         let path = segment_path(&self.dir, number);
         let made = (|| {
             let file = self.disk.open(&path, Open::Create)?;
             file.allocate(capacity)?;
-            disk::write_all_at(&*file, &header, 0)?;
+            disk::write_all_at(&*file, header, 0)?;
             file.sync()?;
             self.disk.sync_dir(&self.dir)?;
             Ok(file)

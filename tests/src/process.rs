@@ -76,6 +76,16 @@ impl Site {
         Site { dir, port }
     }
 
+    /// Takes the server's intake out of the configuration, as the plugin wants it; the configuration's path.
+    pub fn without_intake(&self) -> String {
+        let path = self.path("sink.yaml");
+        let yaml = std::fs::read_to_string(&path).expect("readable");
+        let (before, after) = yaml.split_once("intake:\n").expect("it has an intake");
+        let (_, after) = after.split_once('\n').expect("of one line");
+        std::fs::write(&path, format!("{before}{after}")).expect("writable");
+        path.display().to_string()
+    }
+
     /// A path within.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

@@ -135,10 +135,7 @@ fn store_one(cx: &Context, epoch: &mut Epoch, sealer: &mut Sealer, state: State)
 }
 
 fn store(cx: &Context, epoch: &mut Epoch, intent: &Intent) -> Result<(), SinkError> {
-    while let Some(keys) = epoch.pending_keys(intent.header.batch).cloned() {
-        assert_eq!(upload::keys(cx, epoch, &keys)?, Uploaded::Stored);
-        epoch.note_keys_stored(cx, keys.payload.number)?;
-    }
+    assert_eq!(upload::keys_before(cx, epoch, intent.header.batch)?, Uploaded::Stored);
     assert_eq!(upload::batch(cx, Lock::None, intent)?, Uploaded::Stored);
     epoch.note_stored(cx, &intent.header, intent.statement)
 }

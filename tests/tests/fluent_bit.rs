@@ -38,11 +38,8 @@ impl Node {
         let version = Command::new(&binary).arg("--version").output().expect("it runs").stdout;
         println!("{}", String::from_utf8_lossy(&version).lines().next().unwrap_or_default());
         let telemetry = free_port();
-        let site = Site::new("");
-        let yaml = std::fs::read_to_string(site.path("sink.yaml")).unwrap();
-        let (yaml, _) = yaml.split_once("intake:\n").unwrap();
-        let yaml = format!("{yaml}telemetry: {{listen: \"127.0.0.1:{telemetry}\"}}\n{more}");
-        std::fs::write(site.path("sink.yaml"), yaml).unwrap();
+        let site = Site::new(&format!("telemetry: {{listen: \"127.0.0.1:{telemetry}\"}}\n{more}"));
+        let config = site.without_intake();
         let p = |name: &str| site.path(name).display().to_string();
         let library = waxseal_e2e::process::bin("libwaxseal_sink.so").display().to_string();
         let shipper = format!(
@@ -57,7 +54,7 @@ impl Node {
             p("plugins.conf"),
             p("app.log"),
             p("tail.db"),
-            p("sink.yaml"),
+            config,
             p("other")
         );
         std::fs::write(site.path("fluent-bit.yaml"), shipper).unwrap();

@@ -7,10 +7,10 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_record, local_store};
+use waxseal_e2e::process::{Site, bin, each_record, local_store};
 
 const OK: c_int = 1;
 const RETRY: c_int = 2;
@@ -88,16 +88,11 @@ struct Host {
     api: Api,
 }
 
-fn plugin() -> PathBuf {
-    let me = std::env::current_exe().unwrap();
-    me.ancestors().nth(2).unwrap().join("libwaxseal_sink.so")
-}
-
 impl Host {
     fn load() -> Host {
         // RTLD_LAZY and nothing else, as the host does.
-        let library = unsafe { libloading::os::unix::Library::open(Some(plugin()), 1) };
-        let library = library.unwrap_or_else(|e| panic!("cargo build --workspace first: {e}"));
+        let library = unsafe { libloading::os::unix::Library::open(Some(bin("libwaxseal_sink.so")), 1) };
+        let library = library.unwrap_or_else(|e| panic!("the plugin does not load: {e}"));
         let api = Api { output_get_property: get_property, none: [0; 3], log_print };
         Host { library, api }
     }
@@ -175,16 +170,6 @@ fn chunk(first: usize, count: usize) -> Vec<u8> {
     out
 }
 
-/// The site's configuration without HTTP: inside Fluent Bit the shipper is the intake.
-fn config(site: &Site) -> String {
-    let path = site.path("sink.yaml");
-    let yaml = std::fs::read_to_string(&path).unwrap();
-    let (before, after) = yaml.split_once("intake:\n").unwrap_or((&yaml, ""));
-    let rest: String = after.lines().skip(1).map(|l| format!("{l}\n")).collect();
-    std::fs::write(&path, format!("{before}{rest}")).unwrap();
-    path.display().to_string()
-}
-
 fn numbers(trail: &Path) -> Vec<u64> {
     let mut seen = Vec::new();
     each_record(&local_store(trail), &[], &mut |v| {
@@ -215,7 +200,7 @@ fn as_fluent_bit_does_it() {
     let with_http = one.path("sink.yaml").display().to_string();
     assert!(host.init(&[("config", &with_http)]).is_none());
     assert!(logged("the shipper is the intake"));
-    let (config_one, config_two) = (config(&one), config(&two));
+    let (config_one, config_two) = (one.without_intake(), two.without_intake());
     let first = host.init(&[("config", &config_one)]).expect("it starts");
     assert!(host.init(&[("config", &config_one)]).is_none(), "two outputs with one state directory");
     assert!(logged("in use by another sink"));
@@ -266,7 +251,7 @@ fn as_fluent_bit_does_it() {
     }
     // A spool that takes nothing more: RETRY, and nothing is lost or doubled by it.
     let full = Site::new("");
-    let config_full = config(&full);
+    let config_full = full.without_intake();
     let yaml = std::fs::read_to_string(&config_full).unwrap() + "spool: {max_bytes: 64MiB}\nheartbeat: 1h\n";
     std::fs::write(&config_full, yaml).unwrap();
     let output = host.init(&[("config", &config_full)]).expect("it starts");

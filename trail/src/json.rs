@@ -304,7 +304,7 @@ pub fn to_canonical<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
 
 /// Splits the elements of a JSON array without parsing them: `None` if the text is not an array whose
 /// strings, brackets and commas match up. Each element is trimmed; an element may still be broken JSON.
-pub fn split_array(text: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+pub fn split_array(text: &[u8]) -> Option<impl Iterator<Item = &[u8]> + Clone> {
     let inner = text.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;
     let elements =
         || Elements { text: inner, at: if inner.trim_ascii().is_empty() { None } else { Some(0) } };
@@ -312,6 +312,7 @@ pub fn split_array(text: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     elements().all(|e| e.is_some()).then(|| elements().flatten())
 }
 
+#[derive(Clone)]
 struct Elements<'t> {
     text: &'t [u8],
     at: Option<usize>,

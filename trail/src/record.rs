@@ -153,6 +153,15 @@ impl Events {
         self.list.push(m);
     }
 
+    fn set_timestamp(&mut self, m: &mut Members, time: Time) {
+        m.timestamp = Some(time);
+        let at = self.text.len() as u32;
+        self.text.push(b'"');
+        self.text.extend_from_slice(&time.text());
+        self.text.push(b'"');
+        m.ranges[Member::Timestamp as usize] = (at, self.text.len() as u32);
+    }
+
     fn set(&mut self, m: &mut Members, which: Member, json: &[u8]) {
         let at = self.text.len() as u32;
         self.text.extend_from_slice(json);
@@ -256,12 +265,7 @@ impl Converter {
             unparsed(beside.whole.unwrap_or(input), out)
         });
         if let (None, Some(time)) = (m.timestamp, beside.time) {
-            m.timestamp = Some(time);
-            let at = out.text.len() as u32;
-            out.text.push(b'"');
-            out.text.extend_from_slice(&time.text());
-            out.text.push(b'"');
-            m.ranges[Member::Timestamp as usize] = (at, out.text.len() as u32);
+            out.set_timestamp(&mut m, time);
         }
         // Of an unparsed event the reserve for the sink's own members must suffice.
         if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() < RESERVED / 2)
@@ -302,14 +306,7 @@ impl Converter {
                         m.escaped |= 1 << COLUMN_OF[which as usize];
                     }
                 }
-                Place::Timestamp(t) => {
-                    m.timestamp = Some(t);
-                    let at = out.text.len() as u32;
-                    out.text.push(b'"');
-                    out.text.extend_from_slice(&t.text());
-                    out.text.push(b'"');
-                    m.ranges[Member::Timestamp as usize] = (at, out.text.len() as u32);
-                }
+                Place::Timestamp(t) => out.set_timestamp(&mut m, t),
                 Place::OwnMetadata => own_metadata = Some(value),
                 Place::Metadata => self.meta.push((key as u32, true)),
                 Place::Displaced => self.displaced.push(key as u32),

@@ -249,7 +249,7 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     }
     // Room for the body; for what it decompresses to, once it is there.
     let room = declared.unwrap_or(max);
-    let permits = u32::try_from(room.div_ceil(PERMIT).max(1)).unwrap_or(u32::MAX);
+    let permits = permits_of(room);
     let acquire = async |permits: u32| {
         let acquired = tokio::time::timeout(PATIENCE, state.bodies.clone().acquire_many_owned(permits)).await;
         match acquired {
@@ -270,7 +270,7 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     };
     if !matches!(encoding, Encoding::Identity) {
         drop(permit);
-        permit = acquire(u32::try_from(max.div_ceil(PERMIT)).unwrap_or(u32::MAX)).await?;
+        permit = acquire(permits_of(max)).await?;
     }
     let state = state.clone();
     let done = tokio::task::spawn_blocking(move || {
@@ -281,6 +281,11 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     done.unwrap_or_else(|_| {
         Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", "this request failed inside the sink"))
     })
+}
+
+/// How much room so many bytes of body take.
+fn permits_of(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(PERMIT).max(1)).unwrap_or(u32::MAX)
 }
 
 /// The body; `None` if it is larger than `max` (then some more of it is read, so that the client sees the answer).
@@ -356,7 +361,7 @@ fn take(
     let bytes = decompress(bytes, encoding, max)?;
     let text: &[u8] = &bytes;
     // A compressed body had to reckon with the most; now its size is known.
-    drop(permit.split(permit.num_permits().saturating_sub(text.len().div_ceil(PERMIT).max(1))));
+    drop(permit.split(permit.num_permits().saturating_sub(permits_of(text.len()) as usize)));
     let too_many = || {
         let detail = format!("more than {MAX_EVENTS} events in one request");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
@@ -367,19 +372,17 @@ fn take(
     };
     // Whatever is refused for what it is, is refused before any of it is taken.
     let receipt = if array {
-        let split = || {
-            json::split_array(text).ok_or_else(|| {
-                refuse(
-                    StatusCode::BAD_REQUEST,
-                    "array",
-                    "the body begins with [ but is no array that can be split into events",
-                )
-            })
-        };
-        if split()?.nth(MAX_EVENTS).is_some() {
+        let elements = json::split_array(text).ok_or_else(|| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                "array",
+                "the body begins with [ but is no array that can be split into events",
+            )
+        })?;
+        if elements.clone().nth(MAX_EVENTS).is_some() {
             return Err(too_many());
         }
-        submit(state, split()?, text, key, peer)
+        submit(state, elements, text, key, peer)
     } else {
         if memchr::memchr_iter(b'\n', text).nth(MAX_EVENTS).is_some() {
             return Err(too_many());

@@ -15,22 +15,22 @@ use waxseal_sink::pipeline::Pipeline;
 use waxseal_trail::hash::sha256;
 use waxseal_trail::record::{Converter, Events};
 
+/// `utime`, `stime`, `cutime` and `cstime` of a `stat` file, in seconds (proc(5)).
+fn times(stat: &Path) -> [f64; 4] {
+    let stat = std::fs::read_to_string(stat).unwrap_or_default();
+    // The name before the bracket may hold anything.
+    let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11);
+    [(); 4].map(|()| fields.next().and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0) / 100.0)
+}
+
 /// User and system seconds of this process, of its ended children, and its peak resident MiB.
 fn usage() -> (f64, f64, f64) {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<f64> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .skip(1)
-        .map(|f| f.parse().unwrap_or(0.0))
-        .collect();
+    let [user, system, children_user, children_system] = times(Path::new("/proc/self/stat"));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status
         .lines()
         .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    ((fields[10] + fields[11]) / 100.0, (fields[12] + fields[13]) / 100.0, peak.unwrap_or(0.0) / 1024.0)
+    (user + system, children_user + children_system, peak.unwrap_or(0.0) / 1024.0)
 }
 
 /// CPU seconds of each live thread of this process that is one of the sink's.
@@ -38,18 +38,9 @@ fn threads() -> Vec<(String, f64)> {
     let mut out = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        let ticks: f64 = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|f| f.parse::<f64>().ok())
-            .sum();
+        let [user, system, ..] = times(&task.path().join("stat"));
         if name.starts_with("wax-") {
-            out.push((name.trim().to_owned(), ticks / 100.0));
+            out.push((name.trim().to_owned(), user + system));
         }
     }
     out.sort_by(|a, b| a.0.cmp(&b.0));
