@@ -386,6 +386,15 @@ mod tests {
                 (2, &json!("unparsed"), &json!(1))
             );
         }
+        // A group stays with an event that is none, even one whose text is as long as it gets.
+        let group = [&[0x81, 0xa1, b'r', 0xda, 0x30, 0][..], &[b'x'; 0x3000]].concat();
+        let text = [&[0xdb][..], &200_000u32.to_be_bytes(), &[1; 200_000]].concat();
+        let start = [0xd7, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        let r = records(&[entry(&start, &[0x80], &group), entry(&TIME, &[0x80], &text)].concat());
+        assert_eq!(
+            (&r[0]["event_type"], r[0]["source"]["group"]["body"]["r"].as_str().unwrap().len()),
+            (&json!("unparsed"), 0x3000)
+        );
         // A tag of any length leaves room for the record.
         let tag = vec![1u8; 60_000];
         let body =

@@ -16,6 +16,9 @@ use crate::time::Time;
 /// Of an unparsed text, at most so many bytes stand in the record.
 pub const MAX_RAW: usize = 131_072;
 
+/// Of what a shipper says beside an unparsed text, at most so many bytes stand in the record.
+const MAX_BESIDE: usize = 65_536;
+
 /// The members that input or filters decide, in the order of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -267,9 +270,9 @@ impl Converter {
         if let (None, Some(time)) = (m.timestamp, beside.time) {
             out.set_timestamp(&mut m, time);
         }
-        // Of an unparsed event the reserve for the sink's own members must suffice.
-        if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() < RESERVED / 2)
-        {
+        // The text that an unparsed event keeps takes six times itself at most, 768 KiB: there is room for 64 KiB more.
+        // What is larger than that is the metadata of this one event, which is in its text.
+        if !beside.source.is_empty() && (m.kind != EventKind::Unparsed || beside.source.len() <= MAX_BESIDE) {
             let at = out.text.len() as u32;
             out.text.extend_from_slice(beside.source);
             m.source = (at, out.text.len() as u32);
