@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench memory kit deny
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench memory kit deny fuzz
 
 all: build
 
@@ -55,3 +55,7 @@ deny:
 memory:
 	$(CARGO) build --locked --release
 	@bash scripts/memory.sh "$(CARGO_TARGET_DIR)/release" $(MEMORY)
+
+# Every decoder of outside bytes, a quarter of an hour each; needs cargo-fuzz. FUZZ="60 json chunk" is shorter.
+fuzz:
+	@bash scripts/fuzz.sh $(FUZZ)

@@ -17,6 +17,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::record::{Columns, STRING_COLUMNS};
@@ -78,6 +79,9 @@ pub enum EventsError {
     /// Columns of different lengths.
     #[error("its columns have different lengths")]
     Ragged,
+    /// Broken in a way that the Parquet library does not look for.
+    #[error("no readable Parquet: the reader gave up: {0}")]
+    Unreadable(String),
 }
 
 fn schema() -> Result<TypePtr, ParquetError> {
@@ -297,7 +301,7 @@ impl Reader {
     /// [`EventsError`].
     pub fn new(object: Bytes) -> Result<Reader, EventsError> {
         limit("a size", object.len() as u64, MAX_OBJECT)?;
-        let file = SerializedFileReader::new(object)?;
+        let file = guarded(|| Ok(SerializedFileReader::new(object)?))?;
         let meta = file.metadata();
         let descr = meta.file_metadata().schema_descr();
         let expected = schema()?;
@@ -350,28 +354,30 @@ impl Reader {
     pub fn find(&self, name: &str, value: &[u8]) -> Result<Vec<u64>, EventsError> {
         let at = COLUMNS.iter().position(|c| *c == name).filter(|i| *i >= 3);
         let at = at.ok_or_else(|| EventsError::Schema(format!("no string column {name:?}")))?;
-        let (mut rows, mut base) = (Vec::new(), 0u64);
-        for g in 0..self.file.num_row_groups() {
-            let group = self.file.get_row_group(g)?;
-            let ColumnReader::ByteArrayColumnReader(mut r) = group.get_column_reader(at)? else {
-                return Err(EventsError::Schema(name.to_owned()));
-            };
-            loop {
-                let (mut values, mut levels) = (Vec::new(), Vec::new());
-                let (n, ..) = r.read_records(STEP, Some(&mut levels), None, &mut values)?;
-                if n == 0 {
-                    break;
-                }
-                let mut values = values.iter();
-                for (i, level) in levels.iter().enumerate() {
-                    if *level > 0 && values.next().is_some_and(|v| v.data() == value) {
-                        rows.push(base + i as u64);
+        guarded(|| {
+            let (mut rows, mut base) = (Vec::new(), 0u64);
+            for g in 0..self.file.num_row_groups() {
+                let group = self.file.get_row_group(g)?;
+                let ColumnReader::ByteArrayColumnReader(mut r) = group.get_column_reader(at)? else {
+                    return Err(EventsError::Schema(name.to_owned()));
+                };
+                loop {
+                    let (mut values, mut levels) = (Vec::new(), Vec::new());
+                    let (n, ..) = r.read_records(STEP, Some(&mut levels), None, &mut values)?;
+                    if n == 0 {
+                        break;
                     }
+                    let mut values = values.iter();
+                    for (i, level) in levels.iter().enumerate() {
+                        if *level > 0 && values.next().is_some_and(|v| v.data() == value) {
+                            rows.push(base + i as u64);
+                        }
+                    }
+                    base += n as u64;
                 }
-                base += n as u64;
             }
-        }
-        Ok(rows)
+            Ok(rows)
+        })
     }
 
     /// Calls `each` with all rows, some thousand at a time, in order.
@@ -380,21 +386,31 @@ impl Reader {
     /// [`EventsError`], or what `each` gives.
     pub fn read<E: From<EventsError>>(&self, mut each: impl FnMut(&Rows) -> Result<(), E>) -> Result<(), E> {
         for g in 0..self.file.num_row_groups() {
-            let group = self.file.get_row_group(g).map_err(EventsError::from)?;
-            let mut columns = (0..COLUMNS.len())
-                .map(|c| group.get_column_reader(c).map_err(EventsError::from))
-                .collect::<Result<Vec<_>, _>>()?;
+            let group = guarded(|| Ok(self.file.get_row_group(g)?))?;
+            let mut columns = guarded(|| {
+                let columns = (0..COLUMNS.len()).map(|c| Ok(group.get_column_reader(c)?));
+                columns.collect::<Result<Vec<_>, EventsError>>()
+            })?;
             let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
             let mut rows = Rows::default();
             while left > 0 {
                 let step = left.min(STEP);
-                read_step(&mut columns, step, &mut rows)?;
+                guarded(|| read_step(&mut columns, step, &mut rows))?;
                 each(&rows)?;
                 left -= step;
             }
         }
         Ok(())
     }
+}
+
+/// Calls the Parquet library, which panics on some broken files: what it was reading is then given up.
+fn guarded<T>(call: impl FnOnce() -> Result<T, EventsError>) -> Result<T, EventsError> {
+    std::panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+        Err(EventsError::Unreadable(text.to_owned()))
+    })
 }
 
 fn limit(what: &'static str, found: u64, limit: u64) -> Result<(), EventsError> {

@@ -150,6 +150,16 @@ pub struct Raw {
     pub telemetry: Option<RawTelemetry>,
 }
 
+impl Raw {
+    /// Reads YAML.
+    ///
+    /// # Errors
+    /// A text with line and key.
+    pub fn parse(text: &str) -> Result<Raw, String> {
+        serde_saphyr::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
 /// One signing key.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -333,7 +343,7 @@ impl Config {
         let file = path.display().to_string();
         let fail = |what: String| ConfigError { file: file.clone(), what };
         let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
-        let mut raw: Raw = serde_saphyr::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let mut raw = Raw::parse(&text).map_err(fail)?;
         if let Some(trail) = &instead.trail {
             raw.trail = Text(trail.clone());
         }
@@ -343,7 +353,11 @@ impl Config {
         Config::check(raw).map_err(fail)
     }
 
-    fn check(raw: Raw) -> Result<Config, String> {
+    /// Checks what a file says, and reads the files that it names.
+    ///
+    /// # Errors
+    /// A text that names the key.
+    pub fn check(raw: Raw) -> Result<Config, String> {
         let trail = raw.trail.0;
         if !is_name(&trail) {
             return Err(format!("trail: {trail:?} is neither a trail's name nor its id"));

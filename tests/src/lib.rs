@@ -1,6 +1,7 @@
-//! What the end-to-end tests share: trails made by hand, and the real binaries.
+//! What the end-to-end tests share: trails made by hand, the real binaries, and what fuzzing asserts.
 
 pub mod example;
 pub mod forge;
+pub mod fuzz;
 pub mod kit;
 pub mod process;

@@ -213,18 +213,7 @@ enum Shape {
 
 async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared>) -> Result<Answer, Answer> {
     let headers = request.headers();
-    let encoding = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity" | b"") => Encoding::Identity,
-        Some(b"gzip" | b"x-gzip") => Encoding::Gzip,
-        Some(b"zstd") => Encoding::Zstd,
-        Some(other) => {
-            return Err(refuse(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "content_encoding",
-                format!("{:?}; gzip, zstd and none are understood", String::from_utf8_lossy(other)),
-            ));
-        }
-    };
+    let encoding = encoding(headers)?;
     let shape = shape(headers)?;
     let key = headers.get("idempotency-key").map(|v| v.as_bytes().to_vec());
     if key.as_ref().is_some_and(|k| k.len() > 1024) {
@@ -318,6 +307,19 @@ async fn discard(mut body: Incoming, most: usize) {
     }
 }
 
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Answer> {
+    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity" | b"") => Ok(Encoding::Identity),
+        Some(b"gzip" | b"x-gzip") => Ok(Encoding::Gzip),
+        Some(b"zstd") => Ok(Encoding::Zstd),
+        Some(other) => Err(refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content_encoding",
+            format!("{:?}; gzip, zstd and none are understood", String::from_utf8_lossy(other)),
+        )),
+    }
+}
+
 fn shape(headers: &HeaderMap) -> Result<Shape, Answer> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Shape::ByFirstByte) };
     let text = value.to_str().unwrap_or("").to_ascii_lowercase();
@@ -362,35 +364,7 @@ fn take(
     let text: &[u8] = &bytes;
     // A compressed body had to reckon with the most; now its size is known.
     drop(permit.split(permit.num_permits().saturating_sub(permits_of(text.len()) as usize)));
-    let too_many = || {
-        let detail = format!("more than {MAX_EVENTS} events in one request");
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
-    };
-    let array = match shape {
-        Shape::Lines => false,
-        Shape::ByFirstByte => text.trim_ascii_start().first() == Some(&b'['),
-    };
-    // Whatever is refused for what it is, is refused before any of it is taken.
-    let receipt = if array {
-        let elements = json::split_array(text).ok_or_else(|| {
-            refuse(
-                StatusCode::BAD_REQUEST,
-                "array",
-                "the body begins with [ but is no array that can be split into events",
-            )
-        })?;
-        if elements.clone().nth(MAX_EVENTS).is_some() {
-            return Err(too_many());
-        }
-        submit(state, elements, text, key, peer)
-    } else {
-        if memchr::memchr_iter(b'\n', text).nth(MAX_EVENTS).is_some() {
-            return Err(too_many());
-        }
-        // A line of nothing is nothing, in NDJSON; other whitespace is somebody's text.
-        let lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
-        submit(state, lines.filter(|l| !l.is_empty()), text, key, peer)
-    };
+    let receipt = submit(state, split(text, shape)?, text, key, peer);
     drop(permit);
     match receipt {
         Ok(r) => {
@@ -404,6 +378,50 @@ fn take(
         Err(r @ Refusal::Closing) => Err(later(StatusCode::SERVICE_UNAVAILABLE, 5, "closing", r)),
         Err(r @ Refusal::Failing) => Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", r)),
     }
+}
+
+/// The events of a body. Whatever is refused for what it is, is refused here, before any of it is taken.
+fn split(text: &[u8], shape: Shape) -> Result<Box<dyn Iterator<Item = &[u8]> + '_>, Answer> {
+    let too_many = || {
+        let detail = format!("more than {MAX_EVENTS} events in one request");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    };
+    if shape == Shape::ByFirstByte && text.trim_ascii_start().first() == Some(&b'[') {
+        let elements = json::split_array(text).ok_or_else(|| {
+            refuse(
+                StatusCode::BAD_REQUEST,
+                "array",
+                "the body begins with [ but is no array that can be split into events",
+            )
+        })?;
+        if elements.clone().nth(MAX_EVENTS).is_some() {
+            return Err(too_many());
+        }
+        return Ok(Box::new(elements));
+    }
+    if memchr::memchr_iter(b'\n', text).nth(MAX_EVENTS).is_some() {
+        return Err(too_many());
+    }
+    // A line of nothing is nothing, in NDJSON; other whitespace is somebody's text.
+    let lines = text.split(|c| *c == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    Ok(Box::new(lines.filter(|l| !l.is_empty())))
+}
+
+/// Calls `each` with the events of a body that came with `headers`, as a request does. For tests and fuzzing.
+///
+/// # Errors
+/// What would be answered.
+#[doc(hidden)]
+pub fn each_event(
+    headers: &HeaderMap,
+    body: Bytes,
+    max: usize,
+    each: &mut dyn FnMut(&[u8]),
+) -> Result<(), StatusCode> {
+    let text = encoding(headers).and_then(|e| decompress(body, e, max)).map_err(|a| a.status())?;
+    let events = shape(headers).and_then(|s| split(&text, s)).map_err(|a| a.status())?;
+    events.for_each(each);
+    Ok(())
 }
 
 fn submit<'t>(

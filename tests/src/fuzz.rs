@@ -1,0 +1,302 @@
+//! What fuzzing asserts of each decoder of outside bytes. The targets of `fuzz/` call these, and `tests/corpus.rs` runs
+//! them over the corpus that is kept, findings included, in every test run.
+
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+use waxseal_sink::chain::read_back;
+use waxseal_sink::config::{Config, Raw};
+use waxseal_sink::intake::http;
+use waxseal_sink::spool::Spool;
+use waxseal_store::disk::{self, Disk, Open};
+use waxseal_store::sim::SimDisk;
+use waxseal_trail::envelope::Envelope;
+use waxseal_trail::fluent;
+use waxseal_trail::hash::Hash;
+use waxseal_trail::json;
+use waxseal_trail::keys::PublicKey;
+use waxseal_trail::record::{Checker, Converter, Events, Link, MAX_DEPTH, MAX_RECORD, Template};
+use waxseal_trail::statement::{
+    self, Acknowledgement, Batch, Keys, Payload, PayloadFault, Retirement, Trail, Writer,
+};
+use waxseal_trail::time::Time;
+use waxseal_trail::trust::Trust;
+
+/// The targets: a name, which is also that of its corpus, and what is asserted.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("json", json_event),
+    ("msgpack", msgpack_event),
+    ("chunk", chunk),
+    ("http", http_body),
+    ("statement", statement),
+    ("record", record),
+    ("parquet", parquet),
+    ("spool", spool),
+    ("trust", trust),
+    ("config", config),
+];
+
+/// The writer of the records made here.
+const WRITER: &str = "fuzz.019bc11901007ca690a569ed3e38712f";
+
+/// Every event becomes a record that the format allows, whatever it came from.
+fn records_of(events: &Events, source: &[u8]) {
+    let template = Template::new(WRITER);
+    let mut checker = Checker::default();
+    let mut out = Vec::new();
+    for i in 0..events.len() {
+        let link = Link {
+            sequence: i as u64,
+            previous_hash: Hash::empty(),
+            observed_at: Time::from_unix(1_700_000_000, 5).expect("a time of this century"),
+            nonce: [7; 16],
+            id_bits: [3; 10],
+        };
+        out.clear();
+        template.assemble(events, i, source, &link, &mut out);
+        assert!(out.len() <= MAX_RECORD, "{} bytes", out.len());
+        if let Err(e) = checker.check(&out) {
+            panic!("{e}: {}", String::from_utf8_lossy(&out));
+        }
+    }
+}
+
+/// One event as JSON. What is valid is canonicalised as `serde_json` understands it.
+pub fn json_event(data: &[u8]) {
+    let mut events = Events::default();
+    Converter::default().json(data, &mut events);
+    assert_eq!(events.len(), 1, "one text is one event");
+    records_of(&events, br#"{"intake":"http"}"#);
+    let Ok(canonical) = json::canonicalize(data) else { return };
+    assert_eq!(json::canonicalize(&canonical).as_deref(), Ok(&canonical[..]), "a fixed point");
+    assert_eq!(json::is_canonical(&canonical), Ok(true));
+    // The oracle accepts repeated names and overflowing numbers; what we accept it must accept, and mean the same.
+    if let Ok(tree) = serde_json::from_slice::<serde_json::Value>(data) {
+        let again: serde_json::Value = serde_json::from_slice(&canonical).expect("canonical JSON is JSON");
+        assert!(same(&tree, &again), "{tree} became {again}");
+    }
+}
+
+/// Equal as JSON values whose numbers are doubles.
+fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    use serde_json::Value::{Array, Number, Object};
+    match (a, b) {
+        (Number(a), Number(b)) => a.as_f64() == b.as_f64(),
+        (Array(a), Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Object(a), Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| same(v, w)))
+        }
+        _ => a == b,
+    }
+}
+
+/// One event as MessagePack, and a stream of them.
+pub fn msgpack_event(data: &[u8]) {
+    let (mut converter, mut events) = (Converter::default(), Events::default());
+    converter.msgpack(data, &mut events);
+    assert_eq!(events.len(), 1);
+    let mut at = 0;
+    while let Some(rest) = data.get(at..).filter(|r| !r.is_empty()) {
+        let Ok(n) = converter.msgpack_prefix(rest, &mut events) else { break };
+        assert!(n > 0 && n <= rest.len());
+        at += n;
+    }
+    records_of(&events, br#"{"intake":"forward"}"#);
+}
+
+/// A Fluent Bit chunk; its tag stands before the first NUL. No byte of it may be passed over.
+pub fn chunk(data: &[u8]) {
+    let (tag, data) = match data.iter().position(|b| *b == 0) {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (&b"kube.*"[..], data),
+    };
+    let (mut converter, mut events) = (Converter::default(), Events::default());
+    let mut chunk = fluent::Chunk::new("fluentbit", tag, data);
+    let mut before = 0;
+    let mut steps = 0;
+    while chunk.next(&mut converter, &mut events) {
+        assert!(chunk.position() >= before);
+        before = chunk.position();
+        steps += 1;
+        assert!(steps <= data.len() + 1, "it does not end");
+    }
+    assert_eq!(chunk.position(), data.len());
+    let source = chunk.source();
+    assert_eq!(json::is_canonical(&source), Ok(true), "{}", String::from_utf8_lossy(&source));
+    records_of(&events, &source);
+}
+
+/// A request's body; the first byte chooses how it is said to be encoded. Text comes out of it in bounded memory.
+pub fn http_body(data: &[u8]) {
+    use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+    const MAX: usize = 1 << 20;
+    let Some((how, body)) = data.split_first() else { return };
+    let mut headers = HeaderMap::new();
+    let mut say = |name, value: &'static str| headers.insert(name, HeaderValue::from_static(value));
+    match how % 4 {
+        1 => say(CONTENT_ENCODING, "gzip"),
+        2 => say(CONTENT_ENCODING, "zstd"),
+        3 => say(CONTENT_TYPE, "application/x-ndjson"),
+        _ => None,
+    };
+    let mut events = Events::default();
+    let mut converter = Converter::default();
+    let mut bytes = 0;
+    let _ = http::each_event(&headers, Bytes::copy_from_slice(body), MAX, &mut |event| {
+        bytes += event.len();
+        if events.len() < 1000 {
+            converter.json(event, &mut events);
+        }
+    });
+    assert!(bytes <= MAX);
+    records_of(&events, br#"{"intake":"http"}"#);
+}
+
+/// An envelope, whatever it carries: what is read once and written reads the same.
+pub fn statement(data: &[u8]) {
+    fn read<P: Payload + PartialEq + std::fmt::Debug>(
+        envelope: &Envelope,
+    ) -> Option<Result<P, PayloadFault>> {
+        match statement::read::<P>(envelope) {
+            Err(PayloadFault::Type(_)) => None,
+            Ok(payload) => {
+                let again = statement::read::<P>(&statement::unsigned(&payload));
+                assert_eq!(again.as_ref().ok(), Some(&payload), "written and read again");
+                Some(Ok(payload))
+            }
+            other => Some(other),
+        }
+    }
+    let Ok(envelope) = Envelope::parse(data) else { return };
+    assert_eq!(envelope.to_bytes().as_deref().ok(), Some(data), "one envelope has one text");
+    let _ = waxseal_sink::epoch::read_trail(data);
+    let keys: Vec<PublicKey> = match read::<Trail>(&envelope) {
+        Some(Ok(trail)) => trail.operators.iter().filter_map(|k| PublicKey::from_base64(k).ok()).collect(),
+        _ => match read::<Writer>(&envelope) {
+            Some(Ok(w)) => w.keys.iter().filter_map(|k| PublicKey::from_base64(&k.spki).ok()).collect(),
+            _ => Vec::new(),
+        },
+    };
+    let _ = envelope.verify(&keys.iter().collect::<Vec<_>>());
+    let _ = read::<Batch>(&envelope);
+    let _ = read::<Keys>(&envelope);
+    let _ = read::<Acknowledgement>(&envelope);
+    let _ = read::<Retirement>(&envelope);
+}
+
+/// Text that claims to be a record: what is let through is canonical and within limits.
+pub fn record(data: &[u8]) {
+    if Checker::default().check(data).is_ok() {
+        assert!(data.len() <= MAX_RECORD);
+        assert_eq!(json::is_canonical(data), Ok(true));
+        assert!(json::canonicalize_within(data, MAX_DEPTH).is_ok());
+    }
+}
+
+/// An events object. The Parquet library panics on some broken files, which our reader answers with an error; the
+/// fuzzer would end at the panic itself.
+pub fn parquet(data: &[u8]) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !panic.location().is_some_and(|l| l.file().contains("/parquet-")) {
+                before(panic);
+            }
+        }));
+    });
+    let Ok(reader) = waxseal_events::Reader::new(Bytes::copy_from_slice(data)) else { return };
+    let _ = reader.key_value("batch");
+    let mut rows = 0;
+    let read = reader.read::<waxseal_events::EventsError>(|r| {
+        rows += r.records.len() as u64;
+        assert_eq!(r.sequences.len(), r.records.len());
+        Ok(())
+    });
+    if read.is_ok() {
+        assert_eq!(rows, reader.rows(), "all rows that it declares");
+    }
+    let _ = reader.find("actor", b"alice");
+    let _ = reader.find("event_id", b"");
+}
+
+/// Bytes of the header of a spool segment for [`WRITER`].
+fn segment_header() -> Vec<u8> {
+    let mut h = b"WXSPOOL\n".to_vec();
+    h.extend_from_slice(&waxseal_sink::spool::VERSION.to_le_bytes());
+    h.extend_from_slice(&0u64.to_le_bytes());
+    h.extend_from_slice(&(WRITER.len() as u32).to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&h);
+    crc.update(WRITER.as_bytes());
+    h.extend_from_slice(&crc.finalize().to_le_bytes());
+    h.extend_from_slice(WRITER.as_bytes());
+    h
+}
+
+/// A spool segment. With a first byte of 1 the rest is taken for frames (a length of two bytes, a header, a body) and
+/// their check sums are made right: else nothing behind them would ever be reached.
+pub fn spool(data: &[u8]) {
+    use waxseal_sink::spool::FRAME_HEADER;
+    let Some((how, mut rest)) = data.split_first() else { return };
+    let mut segment = Vec::new();
+    if *how == 1 {
+        segment = segment_header();
+        while let Some((len, after)) = rest.split_first_chunk::<2>() {
+            let Some((head, after)) = after.split_first_chunk::<FRAME_HEADER>() else { break };
+            let (body, after) = after.split_at(usize::from(u16::from_le_bytes(*len)).min(after.len()));
+            let mut head = *head;
+            head[..4].copy_from_slice(b"WXF1");
+            head[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
+            head[8..12].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+            let crc = crc32fast::hash(&head[..40]);
+            head[40..44].copy_from_slice(&crc.to_le_bytes());
+            segment.extend_from_slice(&head);
+            segment.extend_from_slice(body);
+            rest = after;
+        }
+    } else {
+        segment.extend_from_slice(rest);
+    }
+    for rewrite in [false, true] {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::default());
+        let dir = Path::new("/state/spool");
+        disk::create_dirs(&*disk, Path::new("/"), dir, true).expect("a simulated directory");
+        let file = disk.open(&dir.join("000000000000.seg"), Open::Create).expect("a simulated file");
+        disk::write_all_at(&*file, &segment, 0).expect("a simulated write");
+        let mut checker = Checker::default();
+        let mut open = |rewrite| {
+            let mut frames = Vec::new();
+            let opened = Spool::open(disk.clone(), dir, WRITER, 1 << 30, 0, rewrite, &mut |frame| {
+                if let Ok(s) = read_back(frame, &mut checker) {
+                    assert_eq!(s.records.len(), frame.entries.len());
+                }
+                frames.push(frame.text.clone());
+            });
+            opened.map(|_| frames)
+        };
+        if let Ok(first) = open(rewrite) {
+            // Recovery is idempotent: what was read is there the next time, and nothing else.
+            assert_eq!(open(false).expect("what was recovered opens again"), first);
+        }
+    }
+}
+
+/// A trust file; the CA files that it names hold what follows a line of `===`.
+pub fn trust(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (yaml, file) = text.split_once("\n===\n").unwrap_or((text, ""));
+    let _ = Trust::parse(yaml, &|_| Ok(file.as_bytes().to_vec()));
+}
+
+/// The sink's configuration, but for the files that it names.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(mut raw) = Raw::parse(text) else { return };
+    raw.signing.clear();
+    if let Some(http) = &mut raw.intake.http {
+        http.tls = None;
+        http.token_file = None;
+    }
+    let _ = Config::check(raw);
+}
