@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod pages;
+
 use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
 use parquet::column::reader::ColumnReader;
@@ -79,6 +81,14 @@ pub enum EventsError {
     /// Columns of different lengths.
     #[error("its columns have different lengths")]
     Ragged,
+    /// Other rows in its row groups than in the whole: readers would not agree on what it holds.
+    #[error("it declares {declared} rows, and its row groups {groups}")]
+    Rows {
+        /// Of the file.
+        declared: i64,
+        /// Of the row groups together.
+        groups: u64,
+    },
     /// Broken in a way that the Parquet library does not look for.
     #[error("no readable Parquet: the reader gave up: {0}")]
     Unreadable(String),
@@ -301,7 +311,7 @@ impl Reader {
     /// [`EventsError`].
     pub fn new(object: Bytes) -> Result<Reader, EventsError> {
         limit("a size", object.len() as u64, MAX_OBJECT)?;
-        let file = guarded(|| Ok(SerializedFileReader::new(object)?))?;
+        let file = guarded(|| Ok(SerializedFileReader::new(object.clone())?))?;
         let meta = file.metadata();
         let descr = meta.file_metadata().schema_descr();
         let expected = schema()?;
@@ -325,13 +335,25 @@ impl Reader {
             .row_groups()
             .iter()
             .try_fold(0u64, |n, g| u64::try_from(g.num_rows()).ok().and_then(|r| n.checked_add(r)));
-        limit("a number of rows", rows.unwrap_or(u64::MAX), MAX_RECORDS)?;
+        let rows = rows.unwrap_or(u64::MAX);
+        limit("a number of rows", rows, MAX_RECORDS)?;
+        let declared = meta.file_metadata().num_rows();
+        if u64::try_from(declared) != Ok(rows) {
+            return Err(EventsError::Rows { declared, groups: rows });
+        }
         let size =
             meta.row_groups().iter().flat_map(|g| g.columns()).try_fold(0u64, |n, c| {
                 u64::try_from(c.uncompressed_size()).ok().and_then(|r| n.checked_add(r))
             });
         // Columns repeat parts of the record; twice its limit is far more than they can need.
         limit("uncompressed bytes", size.unwrap_or(u64::MAX), 2 * MAX_RECORD_BYTES + (64 << 20))?;
+        for column in meta.row_groups().iter().flat_map(|g| g.columns()) {
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let chunk = usize::try_from(start).ok().zip(usize::try_from(column.compressed_size()).ok());
+            let chunk = chunk.and_then(|(at, n)| object.get(at..at.checked_add(n)?));
+            let chunk = chunk.ok_or_else(|| EventsError::Unreadable("a column beyond its end".to_owned()))?;
+            pages::check(chunk, u64::try_from(column.uncompressed_size()).unwrap_or(0))?;
+        }
         Ok(Reader { file })
     }
 

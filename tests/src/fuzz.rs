@@ -22,8 +22,11 @@ use waxseal_trail::statement::{
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 
+/// What is asserted of one input: it panics if that does not hold.
+pub type Check = fn(&[u8]);
+
 /// The targets: a name, which is also that of its corpus, and what is asserted.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Check)] = &[
     ("json", json_event),
     ("msgpack", msgpack_event),
     ("chunk", chunk),
