@@ -120,6 +120,7 @@ struct Instance {
 
 impl Instance {
     fn start(path: &Path, instead: &Instead) -> Result<Instance, String> {
+        sink::memory::return_large_buffers();
         let config = Config::load_with(path, instead).map_err(|e| e.to_string())?;
         if config.http.is_some() {
             return Err(format!("{}: intake: inside Fluent Bit the shipper is the intake", path.display()));

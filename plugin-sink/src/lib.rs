@@ -20,6 +20,7 @@ pub mod filter;
 pub mod intake;
 pub mod keys;
 pub mod known;
+pub mod memory;
 pub mod metrics;
 pub mod pipeline;
 pub mod seal;

@@ -8,7 +8,7 @@ use waxseal_sink::config::{self, Config};
 use waxseal_sink::filter::Filters;
 use waxseal_sink::intake::http;
 use waxseal_sink::pipeline::Pipeline;
-use waxseal_sink::{Context, telemetry};
+use waxseal_sink::{Context, memory, telemetry};
 
 /// Takes events over HTTP, chains, spools, signs and stores them.
 #[derive(Parser)]
@@ -38,7 +38,8 @@ fn main() -> std::process::ExitCode {
         .with_ansi(colour)
         .with_target(false)
         .init();
-    bound_allocator();
+    memory::return_large_buffers();
+    memory::limit_arenas();
     match run(&Arguments::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
@@ -47,21 +48,6 @@ fn main() -> std::process::ExitCode {
         }
     }
 }
-
-/// Buffers of a megabyte come and go on many threads, and glibc keeps what each of them once had: twice what is in use.
-/// A fixed threshold gives large ones back to the system.
-#[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
-fn bound_allocator() {
-    // SAFETY: mallopt takes two integers and may be called at any time; no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
-        libc::mallopt(libc::M_ARENA_MAX, 4);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn bound_allocator() {}
 
 fn run(args: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
