@@ -451,7 +451,8 @@ impl Spool {
             numbers.pop();
         }
         let mut next = from;
-        let mut again: Vec<Frame> = Vec::new();
+        // The frames of the last segment: the first sequence, where they begin, and whether one is not stored yet.
+        let mut again: Option<(u64, u64, bool)> = None;
         for (i, number) in numbers.iter().enumerate() {
             let path = segment_path(dir, *number);
             let last = i + 1 == numbers.len();
@@ -469,9 +470,7 @@ impl Spool {
                 }
                 None => return Err(SpoolError::Damaged { path, offset: 0, sequence: next }),
             };
-            if last {
-                again.clear();
-            }
+            let begin = offset;
             loop {
                 match read_frame(&*file, offset).map_err(fault(&path, "read it"))? {
                     Found::Frame(frame) => {
@@ -482,8 +481,9 @@ impl Spool {
                         next = next.max(frame.end());
                         // Older frames too: what they were must be recognised when it comes again.
                         each(&frame);
-                        if last && rewrite {
-                            again.push(frame);
+                        if last {
+                            let (first, _, needed) = again.unwrap_or((frame.first_sequence, begin, false));
+                            again = Some((first, begin, needed || frame.end() > from));
                         }
                     }
                     Found::End => break,
@@ -506,44 +506,39 @@ impl Spool {
             file.sync().map_err(fault(&path, "sync it"))?;
             spool.segments.push_back(Segment { number: *number, first_sequence, bytes: offset.min(length) });
         }
-        if rewrite && !again.is_empty() {
-            spool.rewrite(&again)?;
+        if let Some((first, begin, true)) = again.filter(|_| rewrite) {
+            spool.rewrite(first, begin)?;
         }
         Ok(spool)
     }
 
-    fn rewrite(&mut self, frames: &[Frame]) -> Result<(), SpoolError> {
-        let mut group = Group::default();
-        for f in frames {
-            group.begin(f.key.as_ref(), f.first_sequence, f.entries.len(), f.filter_errors);
-            f.entries.iter().enumerate().for_each(|(i, e)| group.entry(i, *e));
-            group.bytes.extend_from_slice(&f.text);
-            group.end(f.synced);
-        }
+    /// Writes the last segment's frames, which begin at `begin` with `first_sequence`, into a new one. Should this be
+    /// interrupted, both are there, and the same frames twice are the same records.
+    fn rewrite(&mut self, first_sequence: u64, begin: u64) -> Result<(), SpoolError> {
         let Some(old) = self.segments.back().cloned() else { return Ok(()) };
+        let old_path = segment_path(&self.dir, old.number);
         let path = segment_path(&self.dir, self.next_number);
         // Of exactly its size, whatever the spool may take: these bytes are there already.
-        let header = self.segment_header(frames[0].first_sequence);
-        let capacity = (header.len() + group.bytes.len()) as u64;
-        match self.make_segment(frames[0].first_sequence, &header, capacity) {
+        let header = self.segment_header(first_sequence);
+        let capacity = header.len() as u64 + old.bytes.saturating_sub(begin);
+        match self.make_segment(first_sequence, &header, capacity) {
             Ok(()) => {
-                let taken = self.append(&group.bytes, frames[0].first_sequence);
-                taken.map_err(|e| fault(&path, "write it")(e.into()))?;
+                let Some(current) = self.current.as_mut() else { return Ok(()) };
+                let from = self.disk.open(&old_path, Open::Read).map_err(fault(&old_path, "open it"))?;
+                copy(&*from, begin..old.bytes, &*current.file, current.offset)
+                    .map_err(fault(&path, "write it"))?;
+                current.offset = current.capacity;
                 self.segments.retain(|s| s.number != old.number);
-                let path = segment_path(&self.dir, old.number);
-                self.disk.remove(&path).map_err(fault(&path, "remove it"))?;
+                self.disk.remove(&old_path).map_err(fault(&old_path, "remove it"))?;
                 self.disk.sync_dir(&self.dir).map_err(fault(&self.dir, "sync it"))
             }
             // No room for a second copy: the same bytes once more, in their own place.
             Err(AppendError::Full) => {
-                let path = segment_path(&self.dir, old.number);
                 let again = || -> io::Result<()> {
-                    let file = self.disk.open(&path, Open::Write)?;
-                    let bytes = read_full(&*file, 0, usize::try_from(old.bytes).map_err(io::Error::other)?)?;
-                    disk::write_all_at(&*file, &bytes, 0)?;
-                    file.sync()
+                    let file = self.disk.open(&old_path, Open::Write)?;
+                    copy(&*file, 0..old.bytes, &*file, 0)
                 };
-                again().map_err(fault(&path, "write it again"))
+                again().map_err(fault(&old_path, "write it again"))
             }
             Err(e) => Err(fault(&path, "make it")(e.into())),
         }
@@ -675,6 +670,21 @@ impl Spool {
             (None, _) => false,
         }
     }
+}
+
+/// Copies a range of one file to a place in another (or its own place), and syncs that.
+fn copy(from: &dyn File, range: std::ops::Range<u64>, to: &dyn File, offset: u64) -> io::Result<()> {
+    const BLOCK: u64 = 1 << 20;
+    let mut at = range.start;
+    while at < range.end {
+        let block = read_full(from, at, BLOCK.min(range.end - at) as usize)?;
+        if block.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        disk::write_all_at(to, &block, offset + (at - range.start))?;
+        at += block.len() as u64;
+    }
+    to.sync()
 }
 
 /// Whether a segment of this version has no frame, whole or torn.
