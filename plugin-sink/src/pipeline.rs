@@ -55,6 +55,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// How long intake waits for room before it refuses.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a full spool is not asked again. A shipper may have a hundred small chunks to offer each second, and waits
+/// for each answer with all its other outputs.
+const FULL: Duration = Duration::from_millis(250);
+
 /// There is room for the one answer; nobody may be waiting for it any more.
 fn tell(reply: &Reply, answer: Result<Receipt, Refusal>) {
     let _ = reply.try_send(answer);
@@ -64,6 +68,14 @@ struct Queue {
     chunks: VecDeque<(Chunk, Reply)>,
     bytes: usize,
     closing: bool,
+    /// The spool was full: until then nobody asks it again.
+    full_until: Option<Instant>,
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.full_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 struct Waiting {
@@ -122,6 +134,9 @@ impl Submitter {
             if q.closing {
                 break Some(Refusal::Closing);
             }
+            if q.is_full() {
+                break Some(Refusal::Full);
+            }
             if q.bytes == 0 || q.bytes + size <= QUEUE_BYTES {
                 break None;
             }
@@ -143,6 +158,11 @@ impl Submitter {
         drop(q);
         shared.queue_changed.notify_all();
         Pending(answer)
+    }
+
+    /// Whether a chunk would be refused for want of room; before anything is converted.
+    pub fn is_full(&self) -> bool {
+        lock(&self.0.queue).is_full()
     }
 
     /// Now, for [`Redelivery::Asked`].
@@ -190,7 +210,7 @@ impl Pipeline {
             cx,
             filters,
             metrics: Metrics::new(),
-            queue: Mutex::new(Queue { chunks: VecDeque::new(), bytes: 0, closing: false }),
+            queue: Mutex::new(Queue { chunks: VecDeque::new(), bytes: 0, closing: false, full_until: None }),
             queue_changed: Condvar::new(),
             abandon: AtomicBool::new(false),
             retire: AtomicBool::new(false),
@@ -707,6 +727,18 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                     metrics.refused.inc_by(replies.len() as u64);
                     if replies.first().is_some_and(Option::is_none) {
                         started = chunks.into_iter().next();
+                    }
+                    {
+                        // Whoever waits behind them is told as well.
+                        let mut q = lock(&shared.queue);
+                        if matches!(r, Refusal::Full) {
+                            q.full_until = Some(Instant::now() + FULL);
+                        }
+                        q.bytes = 0;
+                        let behind: Vec<_> = q.chunks.drain(..).collect();
+                        drop(q);
+                        metrics.refused.inc_by(behind.len() as u64);
+                        behind.into_iter().for_each(|(_, reply)| tell(&reply, Err(r)));
                     }
                     replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(r)));
                     // The store thread may just be about to give room back.

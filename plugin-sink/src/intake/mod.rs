@@ -40,6 +40,10 @@ pub fn hand_over(
     redelivery: Redelivery,
     mut next: impl FnMut(&mut Events) -> Option<usize>,
 ) -> Result<Taken, Refusal> {
+    if submitter.is_full() {
+        submitter.metrics().refused.inc();
+        return Err(Refusal::Full);
+    }
     let mut pending = VecDeque::new();
     let mut taken = Taken::default();
     let mut known = 0;
