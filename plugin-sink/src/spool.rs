@@ -29,6 +29,8 @@ const TABLE_ENTRY: usize = 9;
 const SECTOR: u64 = 512;
 /// Preallocated bytes of a segment; a larger group of frames gets a segment of its own size.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// What a segment is called while it is copied.
+const UNFINISHED: &str = "tmp";
 /// No group is larger than this; recovery refuses to believe a length beyond it.
 const MAX_FRAME: u64 = 1 << 30;
 
@@ -430,6 +432,12 @@ impl Spool {
     ) -> Result<Spool, SpoolError> {
         let base = dir.parent().unwrap_or(dir);
         disk::create_dirs(&*disk, base, dir, true).map_err(fault(dir, "make the directory"))?;
+        for (name, _) in disk.read_dir(dir).map_err(fault(dir, "list it"))? {
+            let path = dir.join(name);
+            if path.extension().is_some_and(|e| e == UNFINISHED) {
+                disk.remove(&path).map_err(fault(&path, "remove it"))?;
+            }
+        }
         let mut numbers = list_segments(&*disk, dir).map_err(fault(dir, "list it"))?;
         let mut spool = Spool {
             disk: disk.clone(),
@@ -512,35 +520,51 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Writes the last segment's frames, which begin at `begin` with `first_sequence`, into a new one. Should this be
-    /// interrupted, both are there, and the same frames twice are the same records.
+    /// Writes the last segment's frames, which begin at `begin` with `first_sequence`, into a new one. It gets its name
+    /// when it is whole: a part of a copy would hide what only the original has.
     fn rewrite(&mut self, first_sequence: u64, begin: u64) -> Result<(), SpoolError> {
         let Some(old) = self.segments.back().cloned() else { return Ok(()) };
         let old_path = segment_path(&self.dir, old.number);
         let path = segment_path(&self.dir, self.next_number);
+        let unfinished = path.with_extension(UNFINISHED);
         // Of exactly its size, whatever the spool may take: these bytes are there already.
         let header = self.segment_header(first_sequence);
         let capacity = header.len() as u64 + old.bytes.saturating_sub(begin);
-        match self.make_segment(first_sequence, &header, capacity) {
+        let from = self.disk.open(&old_path, Open::Write).map_err(fault(&old_path, "open it"))?;
+        let made = (|| -> io::Result<()> {
+            let file = self.disk.open(&unfinished, Open::Create)?;
+            file.allocate(capacity)?;
+            disk::write_all_at(&*file, &header, 0)?;
+            copy_frames(&*from, begin..old.bytes, &*file, header.len() as u64)?;
+            file.sync()?;
+            self.disk.rename(&unfinished, &path, true)?;
+            self.disk.sync_dir(&self.dir)
+        })();
+        match made {
             Ok(()) => {
-                let Some(current) = self.current.as_mut() else { return Ok(()) };
-                let from = self.disk.open(&old_path, Open::Read).map_err(fault(&old_path, "open it"))?;
-                copy(&*from, begin..old.bytes, &*current.file, current.offset)
-                    .map_err(fault(&path, "write it"))?;
-                current.offset = current.capacity;
-                self.segments.retain(|s| s.number != old.number);
+                self.segments.pop_back();
+                self.segments.push_back(Segment {
+                    number: self.next_number,
+                    first_sequence,
+                    bytes: capacity,
+                });
+                self.next_number += 1;
                 self.disk.remove(&old_path).map_err(fault(&old_path, "remove it"))?;
                 self.disk.sync_dir(&self.dir).map_err(fault(&self.dir, "sync it"))
             }
             // No room for a second copy: the same bytes once more, in their own place.
-            Err(AppendError::Full) => {
-                let again = || -> io::Result<()> {
-                    let file = self.disk.open(&old_path, Open::Write)?;
-                    copy(&*file, 0..old.bytes, &*file, 0)
-                };
-                again().map_err(fault(&old_path, "write it again"))
+            Err(e) if is_full(&e) => {
+                let _ = self.disk.remove(&unfinished);
+                copy_frames(&*from, begin..old.bytes, &*from, begin)
+                    .and_then(|()| read_full(&*from, 0, usize::try_from(begin).map_err(io::Error::other)?))
+                    .and_then(|header| disk::write_all_at(&*from, &header, 0))
+                    .and_then(|()| from.sync())
+                    .map_err(fault(&old_path, "write it again"))
             }
-            Err(e) => Err(fault(&path, "make it")(e.into())),
+            Err(e) => {
+                let _ = self.disk.remove(&unfinished);
+                Err(fault(&path, "make it")(e))
+            }
         }
     }
 
@@ -672,19 +696,29 @@ impl Spool {
     }
 }
 
-/// Copies a range of one file to a place in another (or its own place), and syncs that.
-fn copy(from: &dyn File, range: std::ops::Range<u64>, to: &dyn File, offset: u64) -> io::Result<()> {
-    const BLOCK: u64 = 1 << 20;
+/// Copies whole frames from one file to a place in another, or to their own. What is read now is checked now: after a
+/// failed sync the system may have dropped what an earlier reading still saw.
+fn copy_frames(
+    from: &dyn File,
+    range: std::ops::Range<u64>,
+    to: &dyn File,
+    mut offset: u64,
+) -> io::Result<()> {
+    let changed =
+        || io::Error::new(io::ErrorKind::InvalidData, "its frames read otherwise than a moment ago");
     let mut at = range.start;
     while at < range.end {
-        let block = read_full(from, at, BLOCK.min(range.end - at) as usize)?;
-        if block.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut frame = read_full(from, at, FRAME_HEADER)?;
+        let head = parse_head(&frame).ok_or_else(changed)?;
+        frame.extend_from_slice(&read_full(from, at + FRAME_HEADER as u64, head.body)?);
+        if frame.len() != FRAME_HEADER + head.body || crc32fast::hash(&frame[FRAME_HEADER..]) != head.crc {
+            return Err(changed());
         }
-        disk::write_all_at(to, &block, offset + (at - range.start))?;
-        at += block.len() as u64;
+        disk::write_all_at(to, &frame, offset)?;
+        at += frame.len() as u64;
+        offset += frame.len() as u64;
     }
-    to.sync()
+    if at == range.end { Ok(()) } else { Err(changed()) }
 }
 
 /// Whether a segment of this version has no frame, whole or torn.

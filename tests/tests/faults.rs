@@ -19,7 +19,7 @@ use waxseal_sink::keys::{Signing, SigningKeys};
 use waxseal_sink::pipeline::open_state;
 use waxseal_sink::seal::{Close, Sealer};
 use waxseal_sink::signer::{Algorithm, MemoryKey};
-use waxseal_sink::spool::SpoolReader;
+use waxseal_sink::spool::{Counted, Entry, Frame, Group, Spool, SpoolReader};
 use waxseal_sink::upload::{self, Uploaded};
 use waxseal_store::disk::Disk;
 use waxseal_store::sim::{Errno, Fault, SimDisk, Survive};
@@ -479,4 +479,91 @@ fn a_flipped_byte_in_the_spool_is_named() {
     // The segment as it was, but for a torn frame after it: cut, and on it goes.
     w.disk.poke(&segment, |b| b[used..used + 30].copy_from_slice(&good[100..130]));
     run_on(&w, (0..CHUNKS).map(|n| n < 4).collect());
+}
+
+/// A start copies the last segment; whatever becomes of the copy, and of the one after it, each frame is still there, also
+/// after what is stored has been released.
+#[test]
+fn a_start_that_ends_while_it_copies() {
+    const FRAMES: u64 = 5;
+    let dir = Path::new("/state/spool");
+    let frame = |first: u64| {
+        let mut g = Group::default();
+        g.begin(None, first, 1, 0);
+        g.entry(0, Entry { len: 3000, counted: Counted::Received });
+        g.bytes.resize(g.bytes.len() + 3000, b'x');
+        g.end(first);
+        g.bytes
+    };
+    let make = || {
+        let disk = SimDisk::default();
+        disk.create_dir(Path::new("/state"), true).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let mut spool =
+            Spool::open(Arc::new(disk.clone()), dir, "a.b", 1 << 20, 0, true, &mut |_| {}).unwrap();
+        for n in 0..FRAMES {
+            spool.append(&frame(n), n).unwrap();
+        }
+        disk
+    };
+    let open = |disk: &SimDisk, from: u64| {
+        let mut seen = Vec::new();
+        let each = &mut |f: &Frame| seen.push(f.first_sequence);
+        let spool = Spool::open(Arc::new(disk.clone()), dir, "a.b", 1 << 20, from, true, each);
+        spool.map(|s| (s, seen))
+    };
+    let whole = |disk: &SimDisk, what: &dyn std::fmt::Debug| {
+        let say = |e: &dyn std::fmt::Display| panic!("{what:?}: {e}\n{}", disk.log().join("\n"));
+        let (mut spool, seen) = open(disk, 0).unwrap_or_else(|e| say(&e));
+        for n in 0..FRAMES {
+            assert!(seen.contains(&n), "{what:?}: {n} is not in {seen:?}");
+        }
+        spool.release(2, FRAMES).unwrap();
+        drop(spool);
+        let (_, seen) = open(disk, 2).unwrap_or_else(|e| say(&e));
+        for n in 2..FRAMES {
+            assert!(seen.contains(&n), "{what:?}: {n} is gone with what was stored: {seen:?}");
+        }
+    };
+    let mut runs = 0;
+    for (fault, survive) in [
+        (Fault::Fail(Errno::Io), Survive::All),
+        (Fault::Fail(Errno::Full), Survive::All),
+        (Fault::FailAfter(Errno::Io), Survive::All),
+        (Fault::FailAfter(Errno::Full), Survive::All),
+        (Fault::CrashAfter, Survive::All),
+        (Fault::CrashAfter, Survive::Nothing),
+        (Fault::CrashAfter, Survive::Torn(1)),
+        (Fault::CrashBefore, Survive::Torn(2)),
+    ] {
+        for first in 0.. {
+            let once = |disk: &SimDisk, at: u64| {
+                let begin = disk.calls();
+                disk.plan(begin + at, fault);
+                let opened = open(disk, 0);
+                let reached = disk.calls() > begin + at;
+                if disk.crashed() {
+                    disk.reboot(survive);
+                }
+                drop(opened);
+                reached
+            };
+            let disk = make();
+            if !once(&disk, first) {
+                break;
+            }
+            whole(&disk, &(fault, survive, first));
+            for second in 0.. {
+                let disk = make();
+                once(&disk, first);
+                if !once(&disk, second) {
+                    break;
+                }
+                whole(&disk, &(fault, survive, first, second));
+                runs += 1;
+            }
+        }
+    }
+    println!("{runs} starts that ended twice");
+    assert!(runs > 1000);
 }
