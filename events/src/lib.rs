@@ -30,6 +30,9 @@ pub const MAX_RECORDS: u64 = 1_048_576;
 pub const MAX_RECORD_BYTES: u64 = 256 << 20;
 /// Its events object has at most this many bytes.
 pub const MAX_OBJECT: u64 = 512 << 20;
+/// And its columns, as they and their pages declare it, at most this many when they are decompressed: they repeat parts
+/// of the record, and twice its limit is far more than they can need.
+pub const MAX_UNCOMPRESSED: u64 = 2 * MAX_RECORD_BYTES + (64 << 20);
 
 /// The column names, in order; field ids are 1 to 13.
 pub const COLUMNS: [&str; 13] = [
@@ -345,14 +348,15 @@ impl Reader {
             meta.row_groups().iter().flat_map(|g| g.columns()).try_fold(0u64, |n, c| {
                 u64::try_from(c.uncompressed_size()).ok().and_then(|r| n.checked_add(r))
             });
-        // Columns repeat parts of the record; twice its limit is far more than they can need.
-        limit("uncompressed bytes", size.unwrap_or(u64::MAX), 2 * MAX_RECORD_BYTES + (64 << 20))?;
+        limit("a size of uncompressed columns", size.unwrap_or(u64::MAX), MAX_UNCOMPRESSED)?;
+        let mut pages = 0u64;
         for column in meta.row_groups().iter().flat_map(|g| g.columns()) {
             let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
             let chunk = usize::try_from(start).ok().zip(usize::try_from(column.compressed_size()).ok());
             let chunk = chunk.and_then(|(at, n)| object.get(at..at.checked_add(n)?));
             let chunk = chunk.ok_or_else(|| EventsError::Unreadable("a column beyond its end".to_owned()))?;
-            pages::check(chunk, u64::try_from(column.uncompressed_size()).unwrap_or(0))?;
+            pages = pages.saturating_add(pages::declared(chunk)?);
+            limit("a size of uncompressed pages", pages, MAX_UNCOMPRESSED)?;
         }
         Ok(Reader { file })
     }

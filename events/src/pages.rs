@@ -6,74 +6,91 @@ use crate::{EventsError, MAX_RECORDS, limit};
 /// Nested structures in a page header; there are two.
 const DEPTH: u32 = 8;
 
-/// Walks the pages of one column chunk: together they may declare `most` bytes, and each as many values as an object may
-/// have rows.
-pub(crate) fn check(mut chunk: &[u8], most: u64) -> Result<(), EventsError> {
+/// Walks the pages of one column chunk and returns how many bytes they declare together; each may have as many values
+/// as an object may have rows. The library takes what it finds without looking at types, sizes or order; so anything
+/// but what every writer writes is refused here, lest the two read different numbers.
+pub(crate) fn declared(mut chunk: &[u8]) -> Result<u64, EventsError> {
     let mut total = 0u64;
     while !chunk.is_empty() {
         let mut thrift = Thrift(chunk);
         let page = thrift.page().ok_or_else(|| broken("a page header cannot be read"))?;
         let header = chunk.len() - thrift.0.len();
-        let size = |n: i64| u64::try_from(n).map_err(|_| broken("a page header without its sizes"));
+        let size = |n: Option<u32>| n.map(u64::from).ok_or_else(|| broken("a page header without its sizes"));
         let (bytes, stored) = (size(page.uncompressed)?, size(page.compressed)?);
-        limit("a number of values in a page", size(page.values.max(0))?, MAX_RECORDS)?;
-        total = total.saturating_add(bytes).saturating_add(header as u64);
-        limit("a size of all pages of a column", total, most)?;
+        limit("a number of values in a page", size(page.values)?, MAX_RECORDS)?;
+        total += bytes;
         let end = usize::try_from(stored).ok().and_then(|n| n.checked_add(header));
         chunk = end.and_then(|n| chunk.get(n..)).ok_or_else(|| broken("a page goes beyond its column"))?;
     }
-    Ok(())
+    Ok(total)
 }
 
 fn broken(what: &str) -> EventsError {
     EventsError::Unreadable(what.to_owned())
 }
 
+#[derive(Default)]
 struct Page {
-    uncompressed: i64,
-    compressed: i64,
-    values: i64,
+    uncompressed: Option<u32>,
+    compressed: Option<u32>,
+    values: Option<u32>,
 }
 
 /// What is left of a text in Thrift's compact protocol.
 struct Thrift<'t>(&'t [u8]);
 
 const STOP: u8 = 0;
+const I32: u8 = 5;
 const STRUCT: u8 = 12;
 
 impl Thrift<'_> {
     fn page(&mut self) -> Option<Page> {
-        let mut page = Page { uncompressed: -1, compressed: -1, values: 0 };
+        let mut page = Page::default();
         self.fields(&mut |thrift, id, kind| {
             match (id, kind) {
-                (2, 4..=6) => page.uncompressed = thrift.integer()?,
-                (3, 4..=6) => page.compressed = thrift.integer()?,
+                (2, I32) => page.uncompressed = Some(thrift.count()?),
+                (3, I32) => page.compressed = Some(thrift.count()?),
+                // Its kind, and a check sum of any value.
+                (1 | 4, I32) => thrift.skip(kind, DEPTH, false)?,
                 // Of a data page, a dictionary, or a data page of version 2: the number of values comes first.
                 (5 | 7 | 8, STRUCT) => thrift.fields(&mut |thrift, id, kind| match (id, kind) {
-                    (1, 4..=6) => {
-                        page.values = page.values.max(thrift.integer()?);
+                    (1, I32) => {
+                        page.values = page.values.max(Some(thrift.count()?));
                         Some(())
                     }
-                    _ => thrift.skip(kind, DEPTH - 2, false),
+                    (2.., _) => thrift.skip(kind, DEPTH, false),
+                    _ => None,
                 })?,
-                _ => thrift.skip(kind, DEPTH - 1, false)?,
+                _ => return None,
             }
             Some(())
         })?;
         Some(page)
     }
 
-    /// Calls `each` with the id and the type of each field of a structure; it reads or skips the value.
-    fn fields(&mut self, each: &mut dyn FnMut(&mut Self, i64, u8) -> Option<()>) -> Option<()> {
-        let mut id = 0i64;
+    /// Calls `each` with the id and the type of each field of a structure, whose ids ascend; it reads or skips the value.
+    fn fields(&mut self, each: &mut dyn FnMut(&mut Self, i16, u8) -> Option<()>) -> Option<()> {
+        let mut last = 0i16;
         loop {
             let head = self.byte()?;
             if head & 15 == STOP {
                 return Some(());
             }
-            id = if head >> 4 == 0 { self.integer()? } else { id + i64::from(head >> 4) };
+            let id = match head >> 4 {
+                0 => i16::try_from(self.integer()?).ok()?,
+                delta => last.checked_add(i16::from(delta))?,
+            };
+            if id <= last {
+                return None;
+            }
+            last = id;
             each(self, id, head & 15)?;
         }
+    }
+
+    /// A number that is an `i32` and not negative.
+    fn count(&mut self) -> Option<u32> {
+        i32::try_from(self.integer()?).ok().and_then(|n| u32::try_from(n).ok())
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -137,5 +154,79 @@ impl Thrift<'_> {
             STRUCT => self.fields(&mut |thrift, _, kind| thrift.skip(kind, deeper, false)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn varint(mut n: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        while n > 127 {
+            out.push(n as u8 | 128);
+            n >>= 7;
+        }
+        out.push(n as u8);
+        out
+    }
+
+    fn zigzag(n: i64) -> Vec<u8> {
+        varint((n << 1 ^ n >> 63).cast_unsigned())
+    }
+
+    /// A data page of three bytes: kind, sizes, and a header with a number of values.
+    fn page(uncompressed: i64, compressed: i64, values: i64) -> Vec<u8> {
+        let mut out = vec![0x15, 0, 0x15];
+        out.extend(zigzag(uncompressed));
+        out.push(0x15);
+        out.extend(zigzag(compressed));
+        out.extend([0x2c, 0x15]);
+        out.extend(zigzag(values));
+        out.extend([0x15, 0, 0x15, 6, 0x15, 6, 0, 0]);
+        out.extend([b'x'; 3]);
+        out
+    }
+
+    #[test]
+    fn what_pages_declare_is_added_up() {
+        assert_eq!(declared(&[page(10, 3, 1), page(20, 3, 1_048_576)].concat()).unwrap(), 30);
+        assert_eq!(declared(&[]).unwrap(), 0);
+        assert_eq!(declared(&page(i64::from(i32::MAX), 3, 1)).unwrap(), 0x7fff_ffff);
+        assert!(matches!(declared(&page(10, 3, 1_048_577)), Err(EventsError::Limit { .. })));
+        for broken in [page(10, 4, 1), page(-1, 3, 1), page(10, -3, 1), page(10, 3, -1)] {
+            assert!(declared(&broken).is_err());
+        }
+    }
+
+    /// What the library would read as other numbers than this does.
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let short = |wide: &[u8]| {
+            let mut out = vec![0x15, 0, 0x15, 20, 0x15, 6, 0x2c, 0x15, 2, 0, 0];
+            out.truncate(10);
+            out.extend_from_slice(wide);
+            out.extend([0, b'x', b'x', b'x']);
+            out
+        };
+        assert!(declared(&short(&[])).is_ok());
+        let gigabyte = zigzag(0x7fff_ffff);
+        // Ids that are cut to 16 bits, or come twice, or overflow.
+        for id in [65_538, 2, i64::MAX, -1, 0] {
+            let field = [&[5][..], &zigzag(id), &gigabyte].concat();
+            assert!(declared(&short(&field)).is_err(), "{id}");
+        }
+        assert!(
+            declared(&short(&[5, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0x15, 0]))
+                .is_err()
+        );
+        // Numbers that are cut to 32 bits.
+        assert!(declared(&page(10, 3, -(1 << 32) + 0x7fff_ffff)).is_err());
+        assert!(declared(&page((1 << 32) + 10, 3, 1)).is_err());
+        // A size of another type.
+        assert!(declared(&[0x15, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0x15, 6, 0x2c, 0x15, 2, 0, 0]).is_err());
+        // Cut anywhere.
+        let whole = page(10, 3, 1);
+        (1..whole.len()).for_each(|n| assert!(declared(&whole[..n]).is_err(), "{n}"));
     }
 }
