@@ -1,16 +1,17 @@
 //! What glibc's allocator keeps.
 
 /// Buffers of a megabyte come and go on many threads, and glibc keeps what each of them once had: twice what is in use.
-/// A fixed threshold gives large ones back to the system. It holds for the whole process, the shipper's too; who has
-/// set `MALLOC_MMAP_THRESHOLD_` in the environment is left alone.
+/// A fixed threshold gives large ones back to the system; glibc then no longer moves its thresholds by itself. This
+/// holds for the whole process, the shipper's too; who sets the threshold in the environment is left alone.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 pub fn return_large_buffers() {
-    if std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some() {
+    let tuned = std::env::var("GLIBC_TUNABLES").is_ok_and(|t| t.contains("malloc.mmap_threshold"));
+    if tuned || std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some() {
         return;
     }
-    // SAFETY: mallopt takes two integers and writes one word, which other threads read whole: old or new, both are
-    // thresholds.
+    // SAFETY: mallopt takes two integers; it works under the lock of the main arena, and the parameters it sets are
+    // words that other threads read whole, old or new.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
     }

@@ -740,6 +740,7 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                         metrics.refused.inc_by(behind.len() as u64);
                         behind.into_iter().for_each(|(_, reply)| tell(&reply, Err(r)));
                     }
+                    shared.queue_changed.notify_all();
                     replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(r)));
                     // The store thread may just be about to give room back.
                     thread::sleep(Duration::from_millis(20));
