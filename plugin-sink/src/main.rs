@@ -91,6 +91,9 @@ async fn serve(
     telemetry_listen: Option<std::net::SocketAddr>,
     grace: Duration,
 ) -> anyhow::Result<()> {
+    // Before anyone hears that there is something to stop.
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let submitter = pipeline.submitter();
     let mut servers = Vec::new();
@@ -106,8 +109,6 @@ async fn serve(
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     telemetry::notify("READY=1");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tokio::select! {
