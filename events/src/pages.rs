@@ -3,9 +3,6 @@
 
 use crate::{EventsError, MAX_RECORDS, limit};
 
-/// Nested structures in a page header; there are two.
-const DEPTH: u32 = 8;
-
 /// Walks the pages of one column chunk and returns how many bytes they declare together; each may have as many values
 /// as an object may have rows. The library takes what it finds without looking at types, sizes or order; so anything
 /// but what every writer writes is refused here, lest the two read different numbers.
@@ -40,7 +37,11 @@ struct Page {
 struct Thrift<'t>(&'t [u8]);
 
 const STOP: u8 = 0;
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
 const I32: u8 = 5;
+const I64: u8 = 6;
+const BINARY: u8 = 8;
 const STRUCT: u8 = 12;
 
 impl Thrift<'_> {
@@ -51,16 +52,9 @@ impl Thrift<'_> {
                 (2, I32) => page.uncompressed = Some(thrift.count()?),
                 (3, I32) => page.compressed = Some(thrift.count()?),
                 // Its kind, and a check sum of any value.
-                (1 | 4, I32) => thrift.skip(kind, DEPTH, false)?,
-                // Of a data page, a dictionary, or a data page of version 2: the number of values comes first.
-                (5 | 7 | 8, STRUCT) => thrift.fields(&mut |thrift, id, kind| match (id, kind) {
-                    (1, I32) => {
-                        page.values = page.values.max(Some(thrift.count()?));
-                        Some(())
-                    }
-                    (2.., _) => thrift.skip(kind, DEPTH, false),
-                    _ => None,
-                })?,
+                (1 | 4, I32) => drop(thrift.varint()?),
+                // Of a data page, a dictionary, or a data page of version 2.
+                (5 | 7 | 8, STRUCT) => page.values = page.values.max(Some(thrift.values(id)?)),
                 _ => return None,
             }
             Some(())
@@ -68,29 +62,50 @@ impl Thrift<'_> {
         Some(page)
     }
 
-    /// Calls `each` with the id and the type of each field of a structure, whose ids ascend; it reads or skips the value.
-    fn fields(&mut self, each: &mut dyn FnMut(&mut Self, i16, u8) -> Option<()>) -> Option<()> {
-        let mut last = 0i16;
-        loop {
-            let head = self.byte()?;
-            if head & 15 == STOP {
-                return Some(());
+    /// The number of values of a page's own header, which is field `of` of the whole.
+    fn values(&mut self, of: i16) -> Option<u32> {
+        let mut values = None;
+        self.fields(&mut |thrift, id, kind| {
+            match (of, id, kind) {
+                (_, 1, I32) => values = Some(thrift.count()?),
+                (5, 2..=4, I32) | (7, 2, I32) | (8, 2..=6, I32) => drop(thrift.varint()?),
+                (7, 3, TRUE | FALSE) | (8, 7, TRUE | FALSE) => {}
+                (5, 5, STRUCT) | (8, 8, STRUCT) => thrift.fields(&mut Self::statistic)?,
+                _ => return None,
             }
-            let id = match head >> 4 {
-                0 => i16::try_from(self.integer()?).ok()?,
-                delta => last.checked_add(i16::from(delta))?,
-            };
-            if id <= last {
-                return None;
+            Some(())
+        })?;
+        values
+    }
+
+    fn statistic(&mut self, id: i16, kind: u8) -> Option<()> {
+        match (id, kind) {
+            (1 | 2 | 5 | 6, BINARY) => {
+                let n = usize::try_from(self.varint()?).ok()?;
+                self.0 = self.0.get(n..)?;
+                Some(())
             }
-            last = id;
-            each(self, id, head & 15)?;
+            (3 | 4, I64) => self.varint().map(drop),
+            (7 | 8, TRUE | FALSE) => Some(()),
+            _ => None,
         }
     }
 
-    /// A number that is an `i32` and not negative.
-    fn count(&mut self) -> Option<u32> {
-        i32::try_from(self.integer()?).ok().and_then(|n| u32::try_from(n).ok())
+    /// Calls `each` with the id and the type of each field of a structure, which reads its value. Ids ascend, in the short
+    /// form.
+    fn fields(&mut self, each: &mut dyn FnMut(&mut Self, i16, u8) -> Option<()>) -> Option<()> {
+        let mut id = 0i16;
+        loop {
+            let head = self.byte()?;
+            if head == STOP {
+                return Some(());
+            }
+            if head >> 4 == 0 || head & 15 == STOP {
+                return None;
+            }
+            id = id.checked_add(i16::from(head >> 4))?;
+            each(self, id, head & 15)?;
+        }
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -111,49 +126,11 @@ impl Thrift<'_> {
         None
     }
 
-    /// A zigzag varint.
-    fn integer(&mut self) -> Option<i64> {
+    /// A number that is an `i32` and not negative.
+    fn count(&mut self) -> Option<u32> {
         let n = self.varint()?;
-        Some((n >> 1).cast_signed() ^ -(n & 1).cast_signed())
-    }
-
-    fn bytes(&mut self, n: u64) -> Option<()> {
-        self.0 = self.0.get(usize::try_from(n).ok()?..)?;
-        Some(())
-    }
-
-    fn skip(&mut self, kind: u8, depth: u32, in_list: bool) -> Option<()> {
-        let deeper = depth.checked_sub(1)?;
-        match kind {
-            // A field's truth is in its type; an element's is a byte.
-            1 | 2 if !in_list => Some(()),
-            1..=3 => self.bytes(1),
-            4..=6 => self.varint().map(|_| ()),
-            7 => self.bytes(8),
-            8 => {
-                let n = self.varint()?;
-                self.bytes(n)
-            }
-            9 | 10 => {
-                let head = self.byte()?;
-                let n = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-                // Each element takes a byte at least: a length beyond that ends the loop soon.
-                (0..n).try_for_each(|_| self.skip(head & 15, deeper, true))
-            }
-            11 => {
-                let n = self.varint()?;
-                if n == 0 {
-                    return Some(());
-                }
-                let kinds = self.byte()?;
-                (0..n).try_for_each(|_| {
-                    self.skip(kinds >> 4, deeper, true)?;
-                    self.skip(kinds & 15, deeper, true)
-                })
-            }
-            STRUCT => self.fields(&mut |thrift, _, kind| thrift.skip(kind, deeper, false)),
-            _ => None,
-        }
+        let signed = (n >> 1).cast_signed() ^ -(n & 1).cast_signed();
+        i32::try_from(signed).ok().and_then(|n| u32::try_from(n).ok())
     }
 }
 
@@ -225,6 +202,10 @@ mod tests {
         assert!(declared(&page((1 << 32) + 10, 3, 1)).is_err());
         // A size of another type.
         assert!(declared(&[0x15, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0x15, 6, 0x2c, 0x15, 2, 0, 0]).is_err());
+        // A list of truths takes bytes for one reader and none for another, for as long as it says.
+        let list =
+            [0x15, 0, 0x15, 20, 0x15, 6, 0x2c, 0x15, 2, 0x4c, 0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 7, 0, 0, 0];
+        assert!(declared(&[&list[..], b"xxx"].concat()).is_err());
         // Cut anywhere.
         let whole = page(10, 3, 1);
         (1..whole.len()).for_each(|n| assert!(declared(&whole[..n]).is_err(), "{n}"));
