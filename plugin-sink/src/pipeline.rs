@@ -728,19 +728,7 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                     if replies.first().is_some_and(Option::is_none) {
                         started = chunks.into_iter().next();
                     }
-                    {
-                        // Whoever waits behind them is told as well.
-                        let mut q = lock(&shared.queue);
-                        if matches!(r, Refusal::Full) {
-                            q.full_until = Some(Instant::now() + FULL);
-                        }
-                        q.bytes = 0;
-                        let behind: Vec<_> = q.chunks.drain(..).collect();
-                        drop(q);
-                        metrics.refused.inc_by(behind.len() as u64);
-                        behind.into_iter().for_each(|(_, reply)| tell(&reply, Err(r)));
-                    }
-                    shared.queue_changed.notify_all();
+                    refuse_queued(shared, r);
                     replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(r)));
                     // The store thread may just be about to give room back.
                     thread::sleep(Duration::from_millis(20));
@@ -763,6 +751,20 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
     lock(&flow.ring).closed = true;
     flow.changed.notify_all();
     Ok(())
+}
+
+/// Tells whoever waits behind a chunk that was refused, and, of a full spool, whoever comes in the next moments.
+fn refuse_queued(shared: &Shared, r: Refusal) {
+    let mut q = lock(&shared.queue);
+    if matches!(r, Refusal::Full) {
+        q.full_until = Some(Instant::now() + FULL);
+    }
+    q.bytes = 0;
+    let queued: Vec<_> = q.chunks.drain(..).collect();
+    drop(q);
+    shared.queue_changed.notify_all();
+    shared.metrics.refused.inc_by(queued.len() as u64);
+    queued.into_iter().for_each(|(_, reply)| tell(&reply, Err(r)));
 }
 
 /// The record that makes a start visible.

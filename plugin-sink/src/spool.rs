@@ -265,16 +265,19 @@ fn read_full(file: &dyn File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The body of the frame at `offset`, if it is as its header says.
+fn read_body(file: &dyn File, offset: u64, head: &Head) -> io::Result<Option<Vec<u8>>> {
+    let body = read_full(file, offset + FRAME_HEADER as u64, head.body)?;
+    Ok((body.len() == head.body && crc32fast::hash(&body) == head.crc).then_some(body))
+}
+
 fn read_frame(file: &dyn File, offset: u64) -> io::Result<Found> {
     let head_bytes = read_full(file, offset, FRAME_HEADER)?;
     if head_bytes.iter().all(|b| *b == 0) {
         return Ok(Found::End);
     }
     let Some(head) = parse_head(&head_bytes) else { return Ok(Found::Bad) };
-    let mut body = read_full(file, offset + FRAME_HEADER as u64, head.body)?;
-    if body.len() < head.body || crc32fast::hash(&body) != head.crc {
-        return Ok(Found::Bad);
-    }
+    let Some(mut body) = read_body(file, offset, &head)? else { return Ok(Found::Bad) };
     let key_len = if head.keyed { 32 } else { 0 };
     let key = head.keyed.then(|| {
         let mut k = [0; 32];
@@ -459,8 +462,8 @@ impl Spool {
             numbers.pop();
         }
         let mut next = from;
-        // The frames of the last segment: the first sequence, where they begin, and whether one is not stored yet.
-        let mut again: Option<(u64, u64, bool)> = None;
+        // Where the frames of the last segment begin, if one of them is not stored yet.
+        let mut again = None;
         for (i, number) in numbers.iter().enumerate() {
             let path = segment_path(dir, *number);
             let last = i + 1 == numbers.len();
@@ -489,9 +492,8 @@ impl Spool {
                         next = next.max(frame.end());
                         // Older frames too: what they were must be recognised when it comes again.
                         each(&frame);
-                        if last {
-                            let (first, _, needed) = again.unwrap_or((frame.first_sequence, begin, false));
-                            again = Some((first, begin, needed || frame.end() > from));
+                        if last && frame.end() > from {
+                            again = Some(begin);
                         }
                     }
                     Found::End => break,
@@ -514,21 +516,21 @@ impl Spool {
             file.sync().map_err(fault(&path, "sync it"))?;
             spool.segments.push_back(Segment { number: *number, first_sequence, bytes: offset.min(length) });
         }
-        if let Some((first, begin, true)) = again.filter(|_| rewrite) {
-            spool.rewrite(first, begin)?;
+        if let Some(begin) = again.filter(|_| rewrite) {
+            spool.rewrite(begin)?;
         }
         Ok(spool)
     }
 
-    /// Writes the last segment's frames, which begin at `begin` with `first_sequence`, into a new one. It gets its name
-    /// when it is whole: a part of a copy would hide what only the original has.
-    fn rewrite(&mut self, first_sequence: u64, begin: u64) -> Result<(), SpoolError> {
+    /// Writes the last segment's frames, which begin at `begin`, into a new one. It gets its name when it is whole: a
+    /// part of a copy would hide what only the original has.
+    fn rewrite(&mut self, begin: u64) -> Result<(), SpoolError> {
         let Some(old) = self.segments.back().cloned() else { return Ok(()) };
         let old_path = segment_path(&self.dir, old.number);
         let path = segment_path(&self.dir, self.next_number);
         let unfinished = path.with_extension(UNFINISHED);
         // Of exactly its size, whatever the spool may take: these bytes are there already.
-        let header = self.segment_header(first_sequence);
+        let header = self.segment_header(old.first_sequence);
         let capacity = header.len() as u64 + old.bytes.saturating_sub(begin);
         let from = self.disk.open(&old_path, Open::Write).map_err(fault(&old_path, "open it"))?;
         let made = (|| -> io::Result<()> {
@@ -543,11 +545,7 @@ impl Spool {
         match made {
             Ok(()) => {
                 self.segments.pop_back();
-                self.segments.push_back(Segment {
-                    number: self.next_number,
-                    first_sequence,
-                    bytes: capacity,
-                });
+                self.segments.push_back(Segment { number: self.next_number, bytes: capacity, ..old });
                 self.next_number += 1;
                 self.disk.remove(&old_path).map_err(fault(&old_path, "remove it"))?;
                 self.disk.sync_dir(&self.dir).map_err(fault(&self.dir, "sync it"))
@@ -708,15 +706,13 @@ fn copy_frames(
         || io::Error::new(io::ErrorKind::InvalidData, "its frames read otherwise than a moment ago");
     let mut at = range.start;
     while at < range.end {
-        let mut frame = read_full(from, at, FRAME_HEADER)?;
-        let head = parse_head(&frame).ok_or_else(changed)?;
-        frame.extend_from_slice(&read_full(from, at + FRAME_HEADER as u64, head.body)?);
-        if frame.len() != FRAME_HEADER + head.body || crc32fast::hash(&frame[FRAME_HEADER..]) != head.crc {
-            return Err(changed());
-        }
-        disk::write_all_at(to, &frame, offset)?;
-        at += frame.len() as u64;
-        offset += frame.len() as u64;
+        let header = read_full(from, at, FRAME_HEADER)?;
+        let head = parse_head(&header).ok_or_else(changed)?;
+        let body = read_body(from, at, &head)?.ok_or_else(changed)?;
+        disk::write_all_at(to, &header, offset)?;
+        disk::write_all_at(to, &body, offset + FRAME_HEADER as u64)?;
+        at += (FRAME_HEADER + body.len()) as u64;
+        offset += (FRAME_HEADER + body.len()) as u64;
     }
     if at == range.end { Ok(()) } else { Err(changed()) }
 }
@@ -725,7 +721,7 @@ fn copy_frames(
 fn is_empty_segment(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     let file = disk.open(path, Open::Read)?;
     match read_segment_header(&*file)? {
-        Some((VERSION, _, offset)) => Ok(matches!(read_frame(&*file, offset)?, Found::End)),
+        Some((VERSION, _, offset)) => Ok(read_full(&*file, offset, FRAME_HEADER)?.iter().all(|b| *b == 0)),
         _ => Ok(false),
     }
 }
