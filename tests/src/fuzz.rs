@@ -16,9 +16,7 @@ use waxseal_trail::hash::Hash;
 use waxseal_trail::json;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::record::{Checker, Converter, Events, Link, MAX_DEPTH, MAX_RECORD, Template};
-use waxseal_trail::statement::{
-    self, Acknowledgement, Batch, Keys, Payload, PayloadFault, Retirement, Trail, Writer,
-};
+use waxseal_trail::statement::{self, Acknowledgement, Batch, Keys, Payload, Retirement, Trail, Writer};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 
@@ -157,29 +155,18 @@ pub fn http_body(data: &[u8]) {
 
 /// An envelope, whatever it carries: what is read once and written reads the same.
 pub fn statement(data: &[u8]) {
-    fn read<P: Payload + PartialEq + std::fmt::Debug>(
-        envelope: &Envelope,
-    ) -> Option<Result<P, PayloadFault>> {
-        match statement::read::<P>(envelope) {
-            Err(PayloadFault::Type(_)) => None,
-            Ok(payload) => {
-                let again = statement::read::<P>(&statement::unsigned(&payload));
-                assert_eq!(again.as_ref().ok(), Some(&payload), "written and read again");
-                Some(Ok(payload))
-            }
-            other => Some(other),
-        }
+    fn read<P: Payload + PartialEq + std::fmt::Debug>(envelope: &Envelope) -> Option<P> {
+        let payload = statement::read::<P>(envelope).ok()?;
+        let again = statement::read::<P>(&statement::unsigned(&payload));
+        assert_eq!(again.as_ref().ok(), Some(&payload), "written and read again");
+        Some(payload)
     }
     let Ok(envelope) = Envelope::parse(data) else { return };
     assert_eq!(envelope.to_bytes().as_deref().ok(), Some(data), "one envelope has one text");
     let _ = waxseal_sink::epoch::read_trail(data);
-    let keys: Vec<PublicKey> = match read::<Trail>(&envelope) {
-        Some(Ok(trail)) => trail.operators.iter().filter_map(|k| PublicKey::from_base64(k).ok()).collect(),
-        _ => match read::<Writer>(&envelope) {
-            Some(Ok(w)) => w.keys.iter().filter_map(|k| PublicKey::from_base64(&k.spki).ok()).collect(),
-            _ => Vec::new(),
-        },
-    };
+    let mut spkis = read::<Trail>(&envelope).map_or(Vec::new(), |t| t.operators);
+    spkis.extend(read::<Writer>(&envelope).into_iter().flat_map(|w| w.keys).map(|k| k.spki));
+    let keys: Vec<PublicKey> = spkis.iter().filter_map(|k| PublicKey::from_base64(k).ok()).collect();
     let _ = envelope.verify(&keys.iter().collect::<Vec<_>>());
     let _ = read::<Batch>(&envelope);
     let _ = read::<Keys>(&envelope);

@@ -18,6 +18,12 @@ pub fn bin(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built: run cargo build --workspace first"))
 }
 
+/// The peak resident memory of a process, in KiB; `None` once it has ended.
+pub fn peak_resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
+}
+
 /// Runs `waxseal` with arguments.
 pub fn waxseal(args: &[&str]) -> Output {
     Command::new(bin("waxseal")).args(args).output().expect("waxseal runs")
@@ -84,6 +90,18 @@ impl Site {
         let (_, after) = after.split_once('\n').expect("of one line");
         std::fs::write(&path, format!("{before}{after}")).expect("writable");
         path.display().to_string()
+    }
+
+    /// Takes the store away: at its place is what a mount point is while nothing is mounted.
+    pub fn store_away(&self) {
+        std::fs::rename(self.path("trail"), self.path("away")).expect("it is there");
+        std::fs::create_dir(self.path("trail")).expect("its place is free");
+    }
+
+    /// Brings it back. Nothing may have been written at its place.
+    pub fn store_back(&self) {
+        std::fs::remove_dir(self.path("trail")).expect("nothing was written to a store that is away");
+        std::fs::rename(self.path("away"), self.path("trail")).expect("it is away");
     }
 
     /// A path within.

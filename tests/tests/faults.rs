@@ -37,6 +37,20 @@ use waxseal_verify::{Anchor, Options, Silent, verify};
 const CHUNKS: usize = 12;
 const EVENTS: usize = 3;
 
+/// What may happen at a call, and what then survives.
+const FAULTS: [(Fault, Survive); 10] = [
+    (Fault::Fail(Errno::Io), Survive::All),
+    (Fault::Fail(Errno::Full), Survive::All),
+    (Fault::FailAfter(Errno::Io), Survive::All),
+    (Fault::FailAfter(Errno::Full), Survive::All),
+    (Fault::CrashBefore, Survive::All),
+    (Fault::CrashBefore, Survive::Nothing),
+    (Fault::CrashBefore, Survive::Torn(1)),
+    (Fault::CrashAfter, Survive::All),
+    (Fault::CrashAfter, Survive::Nothing),
+    (Fault::CrashAfter, Survive::Torn(2)),
+];
+
 /// Moves on by a second at every look, so that nothing depends on the machine's speed.
 struct TestClock(AtomicI64);
 
@@ -349,18 +363,6 @@ fn every_call_fails_once_or_is_the_last() {
     let w = world(&operator, &key);
     let first = w.disk.calls();
     let calls = run(&w, Survive::All);
-    let faults = [
-        (Fault::Fail(Errno::Io), Survive::All),
-        (Fault::Fail(Errno::Full), Survive::All),
-        (Fault::FailAfter(Errno::Io), Survive::All),
-        (Fault::FailAfter(Errno::Full), Survive::All),
-        (Fault::CrashBefore, Survive::All),
-        (Fault::CrashBefore, Survive::Nothing),
-        (Fault::CrashBefore, Survive::Torn(1)),
-        (Fault::CrashAfter, Survive::All),
-        (Fault::CrashAfter, Survive::Nothing),
-        (Fault::CrashAfter, Survive::Torn(2)),
-    ];
     let next = std::sync::atomic::AtomicU64::new(first);
     let runs = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -371,7 +373,7 @@ fn every_call_fails_once_or_is_the_last() {
                     if n >= calls {
                         break;
                     }
-                    for (fault, survive) in faults {
+                    for (fault, survive) in FAULTS {
                         let w = world(&operator, &key);
                         w.disk.plan(n, fault);
                         let survive = match survive {
@@ -526,16 +528,7 @@ fn a_start_that_ends_while_it_copies() {
         }
     };
     let mut runs = 0;
-    for (fault, survive) in [
-        (Fault::Fail(Errno::Io), Survive::All),
-        (Fault::Fail(Errno::Full), Survive::All),
-        (Fault::FailAfter(Errno::Io), Survive::All),
-        (Fault::FailAfter(Errno::Full), Survive::All),
-        (Fault::CrashAfter, Survive::All),
-        (Fault::CrashAfter, Survive::Nothing),
-        (Fault::CrashAfter, Survive::Torn(1)),
-        (Fault::CrashBefore, Survive::Torn(2)),
-    ] {
+    for (fault, survive) in FAULTS {
         for first in 0.. {
             let once = |disk: &SimDisk, at: u64| {
                 let begin = disk.calls();

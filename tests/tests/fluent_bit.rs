@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_record, free_port, local_store};
+use waxseal_e2e::process::{Site, each_record, free_port, local_store, peak_resident};
 
 fn fluent_bit() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("FLUENT_BIT") {
@@ -18,6 +18,11 @@ fn fluent_bit() -> Option<PathBuf> {
 /// A number from the environment, for longer runs.
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// Lines with these numbers, of different lengths.
+fn numbered(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|n| format!("line {n} {}\n", "x".repeat(n % 200))).collect()
 }
 
 struct Node {
@@ -191,11 +196,7 @@ impl Node {
 
     /// Writes lines with the next numbers into the log.
     fn write(&mut self, count: usize) {
-        let mut text = String::new();
-        for n in self.written..self.written + count {
-            text.push_str(&format!("line {n} {}\n", "x".repeat(n % 200)));
-        }
-        self.log.write_all(text.as_bytes()).unwrap();
+        self.log.write_all(numbered(self.written..self.written + count).as_bytes()).unwrap();
         self.written += count;
     }
 
@@ -338,17 +339,14 @@ fn a_reload_and_a_store_that_is_away() {
     std::thread::sleep(Duration::from_secs(2));
     node.write(2000);
     node.settle();
-    // What a mount point is while nothing is mounted. The other output goes on, and so does this one, into its spool.
-    let (trail, away) = (node.site.path("trail"), node.site.path("away"));
-    std::fs::rename(&trail, &away).unwrap();
-    std::fs::create_dir(&trail).unwrap();
+    // The other output goes on, and so does this one, into its spool.
+    node.site.store_away();
     node.write(2000);
     node.settle();
-    assert!(std::fs::read_dir(&trail).unwrap().next().is_none());
+    assert!(std::fs::read_dir(node.site.path("trail")).unwrap().next().is_none());
     let other = std::fs::read_to_string(node.site.path("other/other.txt")).unwrap();
     assert_eq!(other.lines().count(), node.written);
-    std::fs::remove_dir(&trail).unwrap();
-    std::fs::rename(&away, &trail).unwrap();
+    node.site.store_back();
     node.write(100);
     std::thread::sleep(Duration::from_secs(35));
     node.settle();
@@ -382,12 +380,7 @@ fn under_a_daemonsets_limits() {
         std::thread::sleep(Duration::from_millis(100));
     }
     let took = written.elapsed();
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", node.child.as_ref().unwrap().id())).unwrap();
-    let resident: u64 = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
-        .unwrap();
+    let resident = peak_resident(node.child.as_ref().unwrap().id()).unwrap();
     let limits = node.limits.as_ref().unwrap();
     let kills = Limits::count(&limits.kills, "oom_kill ").unwrap();
     let throttled = Limits::count(&limits.throttled, "nr_throttled").unwrap();
@@ -444,17 +437,13 @@ fn a_stopped_audit_output_does_not_starve_the_others() {
     let mut files: Vec<_> = (0..FILES).map(open).collect();
     let mut audit = 0;
     let mut say = |file: &mut std::fs::File, lines: usize| {
-        let text: String =
-            (audit..audit + lines).map(|n| format!("line {n} {}\n", "x".repeat(n % 200))).collect();
+        file.write_all(numbered(audit..audit + lines).as_bytes()).unwrap();
         audit += lines;
-        file.write_all(text.as_bytes()).unwrap();
     };
     say(&mut files[0], 10);
     node.start();
     node.settle();
-    let (trail, away) = (node.site.path("trail"), node.site.path("away"));
-    std::fs::rename(&trail, &away).unwrap();
-    std::fs::create_dir(&trail).unwrap();
+    node.site.store_away();
     // More than the spool takes, and then a line a second from each.
     say(&mut files[0], 200_000);
     for _ in 0..30 {
@@ -475,8 +464,7 @@ fn a_stopped_audit_output_does_not_starve_the_others() {
         assert!(Instant::now() < deadline, "the other output has stopped\n{}", node.log_text());
         std::thread::sleep(Duration::from_millis(100));
     }
-    std::fs::remove_dir(&trail).unwrap();
-    std::fs::rename(&away, &trail).unwrap();
+    node.site.store_back();
     let deadline = Instant::now() + Duration::from_secs(120);
     while node.received() != Some(audit as u64) {
         assert!(Instant::now() < deadline, "{:?} of {audit} came\n{}", node.received(), node.log_text());

@@ -262,10 +262,7 @@ fn as_fluent_bit_does_it() {
         + "spool: {max_bytes: 64MiB}\nheartbeat: 1h\nbatch: {max_events: 300}\n";
     std::fs::write(&config_full, yaml).unwrap();
     let output = host.init(&[("config", &config_full)]).expect("it starts");
-    // The store goes away: what lies at its place is another directory.
-    let (trail, away) = (full.path("trail"), full.path("away"));
-    std::fs::rename(&trail, &away).unwrap();
-    std::fs::create_dir(&trail).unwrap();
+    full.store_away();
     const PART: usize = 100;
     let mut refused = None;
     for n in 0..200 {
@@ -275,8 +272,8 @@ fn as_fluent_bit_does_it() {
         }
     }
     let refused = refused.expect("a spool without end");
-    std::fs::remove_dir(&trail).unwrap();
-    std::fs::rename(&away, &trail).unwrap();
+    full.store_back();
+    let trail = full.path("trail");
     let deadline = Instant::now() + Duration::from_secs(120);
     while host.flush(output, &padded_chunk(refused * PART, PART, 20_000), "app.log") != OK {
         assert!(Instant::now() < deadline, "the store is back, and the spool stays full");

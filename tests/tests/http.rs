@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_record, local_store, post, waxseal};
+use waxseal_e2e::process::{Site, each_record, local_store, peak_resident, post, waxseal};
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -49,18 +49,12 @@ fn shapes_and_encodings() {
     refused(&[], &vec![b'x'; 64 << 20], 413);
     let (status, answer) = post(&url.replace("/v1/events", "/v1/other"), &[], b"{}").unwrap();
     assert_eq!((status, answer["error"].as_str()), (404, Some("not_found")));
-    let peak = peak_mib(sink.child.id());
+    let peak = peak_resident(sink.child.id()).unwrap() / 1024;
     println!("peak RSS {peak} MiB");
     assert!(peak < 192, "{peak} MiB");
     sink.stop();
     let (exit, report) = site.verify(&[]);
     assert_eq!(exit, 0, "{report:#}");
-}
-
-fn peak_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
 #[test]
@@ -244,15 +238,12 @@ fn retiring_while_the_store_is_away() {
     let sink = site.start();
     assert_eq!(post(&site.url(), &[], b"{\"n\":1}").unwrap().0, 200);
     sink.stop();
-    // What a mount point is while nothing is mounted.
-    std::fs::rename(site.path("trail"), site.path("away")).unwrap();
-    std::fs::create_dir(site.path("trail")).unwrap();
+    site.store_away();
     let out = site.run_sink(&["--retire", "--grace", "1s"]);
     let log = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && log.contains("not in the store"), "{log}");
     assert!(std::fs::read_dir(site.path("trail")).unwrap().next().is_none(), "written to an unmounted store");
-    std::fs::remove_dir(site.path("trail")).unwrap();
-    std::fs::rename(site.path("away"), site.path("trail")).unwrap();
+    site.store_back();
     let out = site.run_sink(&["--retire"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let (exit, report) = site.verify(&["--as-of", "2200-01-01T00:00:00Z"]);

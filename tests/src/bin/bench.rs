@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use waxseal_e2e::process::peak_resident;
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Chunk, Redelivery};
 use waxseal_sink::config::Config;
@@ -23,14 +24,14 @@ fn times(stat: &Path) -> [f64; 4] {
     [(); 4].map(|()| fields.next().and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0) / 100.0)
 }
 
+fn peak_mib(pid: u32) -> f64 {
+    peak_resident(pid).unwrap_or(0) as f64 / 1024.0
+}
+
 /// User and system seconds of this process, of its ended children, and its peak resident MiB.
 fn usage() -> (f64, f64, f64) {
     let [user, system, children_user, children_system] = times(Path::new("/proc/self/stat"));
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    (user + system, children_user + children_system, peak.unwrap_or(0.0) / 1024.0)
+    (user + system, children_user + children_system, peak_mib(std::process::id()))
 }
 
 /// CPU seconds of each live thread of this process that is one of the sink's.
@@ -246,11 +247,7 @@ fn verify(s: &Sealed, quick: bool) -> (f64, f64, f64) {
         if let Some(s) = child.try_wait().expect("it is ours") {
             break s;
         }
-        let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let now = text
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        peak = peak.max(now.unwrap_or(0.0) / 1024.0);
+        peak = peak.max(peak_mib(child.id()));
         std::thread::sleep(Duration::from_millis(2));
     };
     assert!(status.success(), "verify said {status}");
