@@ -122,7 +122,7 @@ impl Instance {
     fn start(path: &Path, instead: &Instead) -> Result<Instance, String> {
         sink::memory::return_large_buffers();
         let config = Config::load_with(path, instead).map_err(|e| e.to_string())?;
-        if config.http.is_some() {
+        if !config.intake.is_empty() {
             return Err(format!("{}: intake: inside Fluent Bit the shipper is the intake", path.display()));
         }
         let held = config::hold(&config)?;

@@ -210,6 +210,103 @@ impl Default for RawSpool {
 pub struct RawIntake {
     /// `POST /v1/events`.
     pub http: Option<RawHttp>,
+    /// Vector's own protocol.
+    pub vector: Option<RawVector>,
+    /// Fluent Forward.
+    pub forward: Option<RawForward>,
+    /// OpenTelemetry logs.
+    pub otlp: Option<RawOtlp>,
+    /// Connections that each listener has at once; more wait to be accepted. Default 4096.
+    pub max_connections: Option<usize>,
+    /// What requests may hold in memory together, until they are answered. Default 64MiB, or the largest request that
+    /// is allowed if that is more.
+    pub max_memory: Option<Size>,
+}
+
+/// Vector's own protocol (version 2, gRPC).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawVector {
+    /// Address and port.
+    pub listen: Text,
+    /// TLS.
+    pub tls: Option<RawTls>,
+    /// Listen beyond loopback without client certificates. Default false.
+    #[serde(default)]
+    pub allow_unauthenticated: bool,
+    /// Largest request, before and after decompression. Default 100MiB, which is Vector's own.
+    #[serde(default = "vector_message")]
+    pub max_message: Size,
+}
+
+/// Fluent Forward.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawForward {
+    /// Address and port.
+    pub listen: Text,
+    /// TLS.
+    pub tls: Option<RawTls>,
+    /// What clients and this server both know.
+    pub shared_key: Option<Text>,
+    /// The same, in a file.
+    pub shared_key_file: Option<Text>,
+    /// Users that may send; they need a shared key beside.
+    #[serde(default)]
+    pub users: Vec<RawUser>,
+    /// The name by which this server proves to clients that it has the shared key. Default: the writer's name.
+    pub hostname: Option<Text>,
+    /// Listen beyond loopback with neither shared key nor client certificates. Default false.
+    #[serde(default)]
+    pub allow_unauthenticated: bool,
+    /// Largest message, before and after decompression. Default 64MiB.
+    #[serde(default = "forward_message")]
+    pub max_message: Size,
+    /// Answer Fluentd's heartbeats on the same UDP port. Default true.
+    #[serde(default = "yes")]
+    pub heartbeat: bool,
+}
+
+/// A user of Forward.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawUser {
+    /// Name.
+    pub name: Text,
+    /// Password.
+    pub password: Option<Text>,
+    /// The same, in a file.
+    pub password_file: Option<Text>,
+}
+
+/// OpenTelemetry logs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOtlp {
+    /// OTLP over gRPC; its port is 4317 by custom.
+    pub grpc: Option<RawOtlpListener>,
+    /// OTLP over HTTP with protobuf, at `/v1/logs`; its port is 4318 by custom.
+    pub http: Option<RawOtlpListener>,
+}
+
+/// One of the two.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOtlpListener {
+    /// Address and port.
+    pub listen: Text,
+    /// TLS.
+    pub tls: Option<RawTls>,
+    /// Bearer token that clients must send.
+    pub token: Option<Text>,
+    /// The same, in a file.
+    pub token_file: Option<Text>,
+    /// Listen beyond loopback with neither token nor client certificates. Default false.
+    #[serde(default)]
+    pub allow_unauthenticated: bool,
+    /// Largest request, before and after decompression. Default 16MiB.
+    #[serde(default = "max_body")]
+    pub max_message: Size,
 }
 
 /// HTTP intake.
@@ -260,6 +357,18 @@ fn max_body() -> Size {
     Size(16 << 20)
 }
 
+fn vector_message() -> Size {
+    Size(100 << 20)
+}
+
+fn forward_message() -> Size {
+    Size(64 << 20)
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// A listener's TLS.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -282,6 +391,76 @@ pub struct Http {
     pub tls: Option<Tls>,
     /// Bytes.
     pub max_body: usize,
+}
+
+/// Vector intake.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// Where.
+    pub listen: SocketAddr,
+    /// TLS.
+    pub tls: Option<Tls>,
+    /// Bytes.
+    pub max_message: usize,
+}
+
+/// Forward intake.
+#[derive(Clone)]
+pub struct Forward {
+    /// Where.
+    pub listen: SocketAddr,
+    /// TLS.
+    pub tls: Option<Tls>,
+    /// What both sides know.
+    pub shared_key: Option<String>,
+    /// Names and passwords.
+    pub users: Vec<(String, String)>,
+    /// The server's name in the handshake.
+    pub hostname: String,
+    /// Bytes.
+    pub max_message: usize,
+    /// UDP as well.
+    pub heartbeat: bool,
+}
+
+/// An OTLP intake.
+#[derive(Clone, Debug)]
+pub struct Otlp {
+    /// Where.
+    pub listen: SocketAddr,
+    /// TLS.
+    pub tls: Option<Tls>,
+    /// SHA-256 of the bearer token.
+    pub token: Option<Hash>,
+    /// Bytes.
+    pub max_message: usize,
+}
+
+/// What listens.
+#[derive(Clone, Default)]
+pub struct Intakes {
+    /// HTTP.
+    pub http: Option<Http>,
+    /// Vector's own protocol.
+    pub vector: Option<Vector>,
+    /// Fluent Forward.
+    pub forward: Option<Forward>,
+    /// OTLP over gRPC.
+    pub otlp_grpc: Option<Otlp>,
+    /// OTLP over HTTP.
+    pub otlp_http: Option<Otlp>,
+    /// Connections of each.
+    pub max_connections: usize,
+    /// Bytes that unanswered requests hold together.
+    pub max_memory: usize,
+}
+
+impl Intakes {
+    /// Whether nothing listens.
+    pub fn is_empty(&self) -> bool {
+        let Intakes { http, vector, forward, otlp_grpc, otlp_http, .. } = self;
+        http.is_none() && vector.is_none() && forward.is_none() && otlp_grpc.is_none() && otlp_http.is_none()
+    }
 }
 
 /// Values that take the place of those in the file.
@@ -320,8 +499,8 @@ pub struct Config {
     pub acknowledge: Acknowledge,
     /// Bytes.
     pub spool_bytes: u64,
-    /// HTTP intake.
-    pub http: Option<Http>,
+    /// The server's protocols.
+    pub intake: Intakes,
     /// Telemetry.
     pub telemetry: Option<SocketAddr>,
 }
@@ -396,7 +575,7 @@ impl Config {
         if raw.spool.max_bytes.0 < 64 << 20 {
             return Err("spool.max_bytes: 64MiB or more".to_owned());
         }
-        let http = raw.intake.http.map(check_http).transpose()?;
+        let intake = check_intake(raw.intake, &writer)?;
         let telemetry = raw
             .telemetry
             .map(|t| {
@@ -419,7 +598,7 @@ impl Config {
             heartbeat: raw.heartbeat.0,
             acknowledge: raw.acknowledge,
             spool_bytes: raw.spool.max_bytes.0,
-            http,
+            intake,
             telemetry,
         })
     }
@@ -473,46 +652,152 @@ pub(crate) fn read(what: &str, path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("{what}: {path}: {e}"))
 }
 
-fn check_http(raw: RawHttp) -> Result<Http, String> {
-    let listen: SocketAddr = raw
-        .listen
-        .0
-        .parse()
-        .map_err(|_| format!("intake.http.listen: {:?} is no address:port", raw.listen.0))?;
-    let token = match (raw.token, raw.token_file) {
-        (Some(_), Some(_)) => return Err("intake.http: only one of token and token_file".to_owned()),
-        (Some(t), None) => Some(t.0),
-        (None, Some(f)) => {
-            let bytes = read("intake.http.token_file", &f.0)?;
-            Some(String::from_utf8_lossy(bytes.trim_ascii()).into_owned())
-        }
-        (None, None) => None,
-    };
-    if token.as_ref().is_some_and(|t| t.len() < 16) {
-        return Err("intake.http.token: at least 16 characters".to_owned());
+fn check_intake(raw: RawIntake, writer: &str) -> Result<Intakes, String> {
+    let http = raw.http.map(check_http).transpose()?;
+    let vector = raw.vector.map(check_vector).transpose()?;
+    let forward = raw.forward.map(|f| check_forward(f, writer)).transpose()?;
+    let otlp = raw.otlp.unwrap_or_default();
+    let otlp_grpc = otlp.grpc.map(|o| check_otlp("intake.otlp.grpc", o)).transpose()?;
+    let otlp_http = otlp.http.map(|o| check_otlp("intake.otlp.http", o)).transpose()?;
+    let max_connections = raw.max_connections.unwrap_or(4096);
+    if !(1..=65_536).contains(&max_connections) {
+        return Err("intake.max_connections: from 1 to 65536".to_owned());
     }
-    let tls = raw
-        .tls
-        .map(|t| -> Result<Tls, String> {
-            Ok(Tls {
-                certificate: read("intake.http.tls.certificate", &t.certificate.0)?,
-                key: read("intake.http.tls.key", &t.key.0)?,
-                client_ca: t.client_ca.map(|c| read("intake.http.tls.client_ca", &c.0)).transpose()?,
-            })
-        })
-        .transpose()?;
-    let authenticated = token.is_some() || tls.as_ref().is_some_and(|t| t.client_ca.is_some());
-    if !listen.ip().is_loopback() && !authenticated && !raw.allow_unauthenticated {
+    let largest = [
+        http.as_ref().map(|h| h.max_body),
+        vector.as_ref().map(|v| v.max_message),
+        forward.as_ref().map(|f| f.max_message),
+        otlp_grpc.as_ref().map(|o| o.max_message),
+        otlp_http.as_ref().map(|o| o.max_message),
+    ];
+    let largest = largest.into_iter().flatten().max().unwrap_or(0);
+    let max_memory = match raw.max_memory {
+        None => largest.max(64 << 20),
+        Some(size) => usize::try_from(size.0).unwrap_or(usize::MAX),
+    };
+    if max_memory < largest || max_memory > 64 << 30 {
         return Err(format!(
-            "intake.http.listen: {listen} is beyond loopback, and anybody could write to the trail. Set token or \
-             tls.client_ca, or allow_unauthenticated: true if the network keeps others out"
+            "intake.max_memory: at least {largest} bytes, which one request may have, and at most 64GiB"
         ));
     }
-    let max_body = usize::try_from(raw.max_body.0).unwrap_or(usize::MAX);
-    if !(1 << 16..=1 << 28).contains(&max_body) {
-        return Err("intake.http.max_body: from 64KiB to 256MiB".to_owned());
+    Ok(Intakes { http, vector, forward, otlp_grpc, otlp_http, max_connections, max_memory })
+}
+
+/// The address of a listener; beyond loopback it wants to know who sends.
+fn check_listen(
+    what: &str,
+    listen: &Text,
+    authenticated: bool,
+    allowed: bool,
+    how: &str,
+) -> Result<SocketAddr, String> {
+    let listen: SocketAddr =
+        listen.0.parse().map_err(|_| format!("{what}.listen: {:?} is no address:port", listen.0))?;
+    if !listen.ip().is_loopback() && !authenticated && !allowed {
+        return Err(format!(
+            "{what}.listen: {listen} is beyond loopback, and anybody could write to the trail. Set {how}, or \
+             allow_unauthenticated: true if the network keeps others out"
+        ));
     }
+    Ok(listen)
+}
+
+fn check_tls(what: &str, raw: Option<RawTls>) -> Result<Option<Tls>, String> {
+    let Some(t) = raw else { return Ok(None) };
+    Ok(Some(Tls {
+        certificate: read(&format!("{what}.tls.certificate"), &t.certificate.0)?,
+        key: read(&format!("{what}.tls.key"), &t.key.0)?,
+        client_ca: t.client_ca.map(|c| read(&format!("{what}.tls.client_ca"), &c.0)).transpose()?,
+    }))
+}
+
+fn knows_clients(tls: Option<&Tls>) -> bool {
+    tls.is_some_and(|t| t.client_ca.is_some())
+}
+
+/// A secret that stands in the configuration or in a file.
+fn secret(
+    what: &str,
+    member: &str,
+    given: Option<Text>,
+    file: Option<Text>,
+) -> Result<Option<String>, String> {
+    let value = match (given, file) {
+        (Some(_), Some(_)) => return Err(format!("{what}: only one of {member} and {member}_file")),
+        (Some(t), None) => t.0,
+        (None, Some(f)) => {
+            let bytes = read(&format!("{what}.{member}_file"), &f.0)?;
+            String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
+        }
+        (None, None) => return Ok(None),
+    };
+    if value.len() < 16 {
+        return Err(format!("{what}.{member}: at least 16 characters"));
+    }
+    Ok(Some(value))
+}
+
+fn check_size(what: &str, size: Size) -> Result<usize, String> {
+    let size = usize::try_from(size.0).unwrap_or(usize::MAX);
+    if (1 << 16..=1 << 28).contains(&size) { Ok(size) } else { Err(format!("{what}: from 64KiB to 256MiB")) }
+}
+
+fn check_http(raw: RawHttp) -> Result<Http, String> {
+    let what = "intake.http";
+    let token = secret(what, "token", raw.token, raw.token_file)?;
+    let tls = check_tls(what, raw.tls)?;
+    let known = token.is_some() || knows_clients(tls.as_ref());
+    let how = "token or tls.client_ca";
+    let listen = check_listen(what, &raw.listen, known, raw.allow_unauthenticated, how)?;
+    let max_body = check_size("intake.http.max_body", raw.max_body)?;
     Ok(Http { listen, token: token.map(|t| sha256(t.as_bytes())), tls, max_body })
+}
+
+fn check_vector(raw: RawVector) -> Result<Vector, String> {
+    let what = "intake.vector";
+    let tls = check_tls(what, raw.tls)?;
+    // Vector's sink sends no headers of its own.
+    let (known, how) = (knows_clients(tls.as_ref()), "tls.client_ca");
+    let listen = check_listen(what, &raw.listen, known, raw.allow_unauthenticated, how)?;
+    Ok(Vector { listen, tls, max_message: check_size("intake.vector.max_message", raw.max_message)? })
+}
+
+fn check_forward(raw: RawForward, writer: &str) -> Result<Forward, String> {
+    let what = "intake.forward";
+    let tls = check_tls(what, raw.tls)?;
+    let shared_key = secret(what, "shared_key", raw.shared_key, raw.shared_key_file)?;
+    let mut users = Vec::new();
+    for (i, u) in raw.users.into_iter().enumerate() {
+        let what = format!("intake.forward.users[{i}]");
+        let password = match (u.password, u.password_file) {
+            (Some(p), None) => p.0,
+            (None, Some(f)) => {
+                let bytes = read(&format!("{what}.password_file"), &f.0)?;
+                String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
+            }
+            _ => return Err(format!("{what}: one of password and password_file")),
+        };
+        users.push((u.name.0, password));
+    }
+    if !users.is_empty() && shared_key.is_none() {
+        return Err("intake.forward.users: the protocol knows users only beside a shared_key".to_owned());
+    }
+    let known = shared_key.is_some() || knows_clients(tls.as_ref());
+    let how = "shared_key or tls.client_ca";
+    let listen = check_listen(what, &raw.listen, known, raw.allow_unauthenticated, how)?;
+    let max_message = check_size("intake.forward.max_message", raw.max_message)?;
+    let hostname = raw.hostname.map_or_else(|| writer.to_owned(), |h| h.0);
+    Ok(Forward { listen, tls, shared_key, users, hostname, max_message, heartbeat: raw.heartbeat })
+}
+
+fn check_otlp(what: &str, raw: RawOtlpListener) -> Result<Otlp, String> {
+    let token = secret(what, "token", raw.token, raw.token_file)?;
+    let tls = check_tls(what, raw.tls)?;
+    let known = token.is_some() || knows_clients(tls.as_ref());
+    let how = "token or tls.client_ca";
+    let listen = check_listen(what, &raw.listen, known, raw.allow_unauthenticated, how)?;
+    let max_message = check_size(&format!("{what}.max_message"), raw.max_message)?;
+    Ok(Otlp { listen, token: token.map(|t| sha256(t.as_bytes())), tls, max_message })
 }
 
 #[cfg(test)]

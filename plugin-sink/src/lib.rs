@@ -12,6 +12,7 @@
 //! A stop at any instruction leaves a state that [`epoch::Epoch::open`] and [`chain::Chain::open`]
 //! continue from; there is no second path for recovery.
 
+pub mod answer;
 pub mod chain;
 pub mod clock;
 pub mod config;

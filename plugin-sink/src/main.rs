@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 use waxseal_sink::config::{self, Config};
 use waxseal_sink::filter::Filters;
-use waxseal_sink::intake::http;
+use waxseal_sink::intake;
 use waxseal_sink::pipeline::Pipeline;
 use waxseal_sink::{Context, memory, telemetry};
 
-/// Takes events over HTTP, chains, spools, signs and stores them.
+/// Takes events from shippers, chains, spools, signs and stores them.
 #[derive(Parser)]
 #[command(name = "waxseal-sink", version)]
 struct Arguments {
@@ -54,10 +54,10 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     if args.check_config {
         return check(&config);
     }
-    let (http_config, telemetry_listen) = (config.http.clone(), config.telemetry);
-    if http_config.is_none() && !args.retire {
+    let (intakes, telemetry_listen) = (config.intake.clone(), config.telemetry);
+    if intakes.is_empty() && !args.retire {
         return Err(anyhow!(
-            "{}: intake: nothing to listen on; set intake.http.listen",
+            "{}: intake: nothing to listen on; set one of http, vector, forward and otlp",
             args.config.display()
         ));
     }
@@ -82,12 +82,12 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
         .thread_name("wax-net")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(pipeline, http_config, telemetry_listen, args.grace.0))
+    runtime.block_on(serve(pipeline, intakes, telemetry_listen, args.grace.0))
 }
 
 async fn serve(
     pipeline: Pipeline,
-    http_config: Option<config::Http>,
+    intakes: config::Intakes,
     telemetry_listen: Option<std::net::SocketAddr>,
     grace: Duration,
 ) -> anyhow::Result<()> {
@@ -102,12 +102,11 @@ async fn serve(
         tracing::info!("telemetry on http://{}", listener.local_addr()?);
         tokio::spawn(telemetry::run(listener, submitter.clone(), stopped.clone()));
     }
-    if let Some(config) = http_config {
-        let server = http::Server::bind(&config, submitter.clone()).await.map_err(|e| anyhow!(e))?;
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        tracing::info!("events on {scheme}://{}/v1/events", server.address()?);
-        servers.push(tokio::spawn(server.run(stopped.clone())));
+    for intake in intake::bind(&intakes, &submitter).await.map_err(|e| anyhow!(e))? {
+        tracing::info!("{}", intake.place());
+        servers.push(tokio::spawn(intake.run(stopped.clone())));
     }
+    tracing::info!("taking events");
     telemetry::notify("READY=1");
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
@@ -120,11 +119,14 @@ async fn serve(
     telemetry::notify("STOPPING=1");
     tracing::info!("stopping: no new events are taken, what the spool has is sealed");
     let _ = stop.send(true);
-    // Requests under way are answered before the pipeline closes, but they may not use up the grace.
+    // Requests under way are answered before the pipeline closes, but all of them together may not use up the grace.
     let half = grace / 2;
-    for server in servers {
-        let _ = tokio::time::timeout(half, server).await;
-    }
+    let all = async {
+        for server in servers {
+            let _ = server.await;
+        }
+    };
+    let _ = tokio::time::timeout(half, all).await;
     tokio::task::spawn_blocking(move || pipeline.stop(half)).await.context("the pipeline's thread")??;
     Ok(())
 }
@@ -163,14 +165,27 @@ fn check(config: &Config) -> anyhow::Result<()> {
     for s in &config.signing.get().signers {
         writeln!(out, "key        {} {}", s.public().algorithm(), s.public().id())?;
     }
-    if let Some(http) = &config.http {
-        let tls = http.tls.as_ref().map_or("no TLS", |t| if t.client_ca.is_some() { "mTLS" } else { "TLS" });
-        writeln!(
-            out,
-            "http       {} ({tls}, {})",
-            http.listen,
-            if http.token.is_some() { "token" } else { "no token" }
-        )?;
+    let i = &config.intake;
+    let mut intake = |name: &str, listen, tls: Option<&config::Tls>, who: &str| {
+        let tls = tls.map_or("no TLS", |t| if t.client_ca.is_some() { "mTLS" } else { "TLS" });
+        writeln!(out, "{name:<10} {listen} ({tls}, {who})")
+    };
+    let token = |t: bool| if t { "token" } else { "no token" };
+    if let Some(c) = &i.http {
+        intake("http", c.listen, c.tls.as_ref(), token(c.token.is_some()))?;
+    }
+    if let Some(c) = &i.vector {
+        intake("vector", c.listen, c.tls.as_ref(), "gRPC")?;
+    }
+    if let Some(c) = &i.forward {
+        let key = if c.shared_key.is_some() { "shared key" } else { "no shared key" };
+        intake("forward", c.listen, c.tls.as_ref(), &format!("{key}, {} users", c.users.len()))?;
+    }
+    if let Some(c) = &i.otlp_grpc {
+        intake("otlp.grpc", c.listen, c.tls.as_ref(), token(c.token.is_some()))?;
+    }
+    if let Some(c) = &i.otlp_http {
+        intake("otlp.http", c.listen, c.tls.as_ref(), token(c.token.is_some()))?;
     }
     writeln!(out, "the configuration is good")?;
     Ok(())

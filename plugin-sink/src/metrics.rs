@@ -1,11 +1,89 @@
 //! Numbers about a running sink, in the form Prometheus reads.
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// Which protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Protocol {
+    intake: &'static str,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Acknowledged.
+    Accepted,
+    /// To be sent again.
+    Refused,
+    /// Not of the protocol, or never to be taken.
+    Malformed,
+    /// Without the right to send.
+    Unauthenticated,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Outcome::Accepted => "accepted",
+            Outcome::Refused => "refused",
+            Outcome::Malformed => "malformed",
+            Outcome::Unauthenticated => "unauthenticated",
+        };
+        name.encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    intake: &'static str,
+    outcome: Outcome,
+}
+
+/// The numbers of one protocol.
+#[derive(Debug)]
+pub struct Intake {
+    name: &'static str,
+    requests: Family<Request, Counter>,
+    /// Events that its requests brought, before anything is recognised or refused.
+    pub events: Counter,
+    /// Bytes of them, unpacked.
+    pub bytes: Counter,
+    /// Open connections.
+    pub connections: Gauge,
+    latency: Histogram,
+}
+
+impl Intake {
+    /// Counts a request.
+    pub fn count(&self, outcome: Outcome) {
+        self.requests.get_or_create(&Request { intake: self.name, outcome }).inc();
+    }
+
+    /// Counts a request that is acknowledged now and began then.
+    pub fn answered(&self, began: Instant) {
+        self.count(Outcome::Accepted);
+        self.latency.observe(began.elapsed().as_secs_f64());
+    }
+}
+
+/// The numbers of all protocols.
+#[derive(Clone, Debug)]
+struct Intakes {
+    requests: Family<Request, Counter>,
+    events: Family<Protocol, Counter>,
+    bytes: Family<Protocol, Counter>,
+    connections: Family<Protocol, Gauge>,
+    latency: Family<Protocol, Histogram, fn() -> Histogram>,
+}
 
 /// All of them.
 #[derive(Clone, Debug)]
@@ -38,6 +116,7 @@ pub struct Metrics {
     pub store_errors: Counter,
     /// When the oldest signing key was written.
     pub key_time: Gauge<f64, AtomicU64>,
+    intakes: Intakes,
 }
 
 impl Metrics {
@@ -58,7 +137,27 @@ impl Metrics {
             last_batch: Gauge::default(),
             store_errors: Counter::default(),
             key_time: Gauge::default(),
+            intakes: Intakes {
+                requests: Family::default(),
+                events: Family::default(),
+                bytes: Family::default(),
+                connections: Family::default(),
+                latency: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 17))),
+            },
         }
+    }
+
+    /// Those of one protocol.
+    pub fn intake(&self, name: &'static str) -> Arc<Intake> {
+        let (all, protocol) = (&self.intakes, Protocol { intake: name });
+        Arc::new(Intake {
+            name,
+            requests: all.requests.clone(),
+            events: all.events.get_or_create(&protocol).clone(),
+            bytes: all.bytes.get_or_create(&protocol).clone(),
+            connections: all.connections.get_or_create(&protocol).clone(),
+            latency: all.latency.get_or_create(&protocol).clone(),
+        })
     }
 
     /// The exposition text (OpenMetrics).
@@ -99,6 +198,17 @@ impl Metrics {
         r.register("last_batch_timestamp_seconds", "When the last batch was stored", self.last_batch.clone());
         r.register("store_errors", "Failed attempts to store", self.store_errors.clone());
         r.register("key_timestamp_seconds", "When the oldest signing key was written", self.key_time.clone());
+        let i = &self.intakes;
+        r.register("intake_requests", "Requests by protocol and what became of them", i.requests.clone());
+        r.register("intake_events", "Events that requests brought, repeats included", i.events.clone());
+        r.register_with_unit("intake", "Input by protocol, unpacked", Unit::Bytes, i.bytes.clone());
+        r.register("intake_connections", "Open connections", i.connections.clone());
+        r.register_with_unit(
+            "intake_acknowledgement",
+            "From a request's arrival to its acknowledgement",
+            Unit::Seconds,
+            i.latency.clone(),
+        );
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut out, &r);

@@ -5,6 +5,7 @@
 //! the disk, not the memory. The store thread gives the spool its room back.
 
 use crate::Context;
+use crate::answer::{self, Pending, Reply};
 use crate::chain::{Accepted, Chain, Chunk, Own, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Opened, SinkError};
@@ -25,23 +26,6 @@ use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Events, Template, relink};
 use waxseal_trail::statement::{Reason, State};
 
-/// Where to say what became of a chunk, once.
-type Reply = SyncSender<Result<Receipt, Refusal>>;
-
-/// A chunk that has been handed over.
-pub struct Pending(Receiver<Result<Receipt, Refusal>>);
-
-impl Pending {
-    /// Waits for what became of it.
-    ///
-    /// # Errors
-    /// [`Refusal`]: it has to be sent again, unless it turns out to be durable, which its key tells.
-    pub fn wait(self) -> Result<Receipt, Refusal> {
-        // With `acknowledge: stored` the store may be away for hours: the client tries again, and is recognised.
-        self.0.recv_timeout(ANSWER).unwrap_or(Err(Refusal::Failing))
-    }
-}
-
 /// Input that waits for the spool thread; beyond it, intake waits.
 const QUEUE_BYTES: usize = 8 << 20;
 /// One group of chunks: one write, one sync.
@@ -50,19 +34,12 @@ const GROUP_BYTES: usize = 2 << 20;
 const RING_BYTES: usize = 8 << 20;
 /// How often the key files are looked at.
 const KEYS: Duration = Duration::from_secs(5);
-/// How long a client is kept waiting for its answer.
-const ANSWER: Duration = Duration::from_secs(60);
 /// How long intake waits for room before it refuses.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a full spool is not asked again. A shipper may have a hundred small chunks to offer each second, and waits
 /// for each answer with all its other outputs.
 const FULL: Duration = Duration::from_millis(250);
-
-/// There is room for the one answer; nobody may be waiting for it any more.
-fn tell(reply: &Reply, answer: Result<Receipt, Refusal>) {
-    let _ = reply.try_send(answer);
-}
 
 struct Queue {
     chunks: VecDeque<(Chunk, Reply)>,
@@ -124,7 +101,7 @@ pub struct Submitter(Arc<Shared>);
 impl Submitter {
     /// Filters a chunk and hands it over. Waits a little where the spool is behind.
     pub fn submit(&self, mut chunk: Chunk, input_bytes: usize) -> Pending {
-        let (reply, answer) = sync_channel(1);
+        let (reply, answer) = answer::pair();
         let shared = &*self.0;
         chunk.filter_errors += shared.filters.apply(&mut chunk.events);
         let size = chunk.events.bytes() + 256;
@@ -149,15 +126,15 @@ impl Submitter {
         if let Some(r) = refusal {
             drop(q);
             shared.metrics.refused.inc();
-            tell(&reply, Err(r));
-            return Pending(answer);
+            reply.tell(Err(r));
+            return answer;
         }
         shared.metrics.bytes.inc_by(input_bytes as u64);
         q.bytes += size;
         q.chunks.push_back((chunk, reply));
         drop(q);
         shared.queue_changed.notify_all();
-        Pending(answer)
+        answer
     }
 
     /// Whether a chunk would be refused for want of room; before anything is converted.
@@ -236,8 +213,8 @@ impl Pipeline {
                 // Whoever still waits is told to try again.
                 close_queue(&inner);
                 let rest: Vec<_> = lock(&inner.queue).chunks.drain(..).collect();
-                rest.into_iter().for_each(|(_, reply)| tell(&reply, Err(Refusal::Closing)));
-                lock(&inner.waiting).drain(..).for_each(|w| tell(&w.reply, Err(Refusal::Closing)));
+                rest.into_iter().for_each(|(_, reply)| reply.tell(Err(Refusal::Closing)));
+                lock(&inner.waiting).drain(..).for_each(|w| w.reply.tell(Err(Refusal::Closing)));
                 result
             })
             .map_err(|e| SinkError::Random(e.to_string()))?;
@@ -519,7 +496,7 @@ fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), 
         };
         shared.ready.store(false, Ordering::Relaxed);
         // Whoever waits for the store is asked to send again: with a key, that is recognised.
-        lock(&shared.waiting).drain(..).for_each(|w| tell(&w.reply, Err(Refusal::Failing)));
+        lock(&shared.waiting).drain(..).for_each(|w| w.reply.tell(Err(Refusal::Failing)));
         let mut wait = Duration::from_millis(200);
         let mut fork = forked;
         (epoch, chain) = loop {
@@ -729,12 +706,12 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                         started = chunks.into_iter().next();
                     }
                     refuse_queued(shared, r);
-                    replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(r)));
+                    replies.into_iter().flatten().for_each(|reply| reply.tell(Err(r)));
                     // The store thread may just be about to give room back.
                     thread::sleep(Duration::from_millis(20));
                 }
                 Accepted::Poisoned(e) => {
-                    replies.into_iter().flatten().for_each(|reply| tell(&reply, Err(Refusal::Failing)));
+                    replies.into_iter().flatten().for_each(|reply| reply.tell(Err(Refusal::Failing)));
                     return Err(End::Reopen(format!("the spool's disk failed: {e}")));
                 }
             }
@@ -764,7 +741,7 @@ fn refuse_queued(shared: &Shared, r: Refusal) {
     drop(q);
     shared.queue_changed.notify_all();
     shared.metrics.refused.inc_by(queued.len() as u64);
-    queued.into_iter().for_each(|(_, reply)| tell(&reply, Err(r)));
+    queued.into_iter().for_each(|(_, reply)| reply.tell(Err(r)));
 }
 
 /// The record that makes a start visible.
@@ -782,7 +759,7 @@ fn answer(shared: &Shared, flow: &Flow, receipts: &[Receipt], replies: Vec<Optio
         Acknowledge::Spooled => {
             for (receipt, reply) in receipts.iter().zip(replies) {
                 if let Some(reply) = reply {
-                    tell(&reply, Ok(*receipt));
+                    reply.tell(Ok(*receipt));
                 }
             }
         }
@@ -1068,7 +1045,7 @@ fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) 
         *waiting = rest;
         ready.extend(done);
     }
-    ready.into_iter().for_each(|w| tell(&w.reply, Ok(w.receipt)));
+    ready.into_iter().for_each(|w| w.reply.tell(Ok(w.receipt)));
     Ok(true)
 }
 

@@ -2,11 +2,12 @@
 //! them over the corpus that is kept, findings included, in every test run.
 
 use bytes::Bytes;
+use prost::Message as _;
 use std::path::Path;
 use std::sync::Arc;
 use waxseal_sink::chain::read_back;
 use waxseal_sink::config::{Config, Raw};
-use waxseal_sink::intake::http;
+use waxseal_sink::intake::{forward, http, otlp, vector};
 use waxseal_sink::spool::Spool;
 use waxseal_store::disk::{self, Disk, Open};
 use waxseal_store::sim::SimDisk;
@@ -29,6 +30,9 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("msgpack", msgpack_event),
     ("chunk", chunk),
     ("http", http_body),
+    ("vector", vector_event),
+    ("otlp", otlp_request),
+    ("forward", forward_messages),
     ("statement", statement),
     ("record", record),
     ("parquet", parquet),
@@ -151,6 +155,53 @@ pub fn http_body(data: &[u8]) {
     });
     assert!(bytes <= MAX);
     records_of(&events, br#"{"intake":"http"}"#);
+}
+
+/// One of Vector's events, and a request of them.
+pub fn vector_event(data: &[u8]) {
+    let data = Bytes::copy_from_slice(data);
+    let mut decoder = vector::Decoder::new("192.0.2.1");
+    let mut events = Events::default();
+    decoder.event(&data, &mut events);
+    assert_eq!(events.len(), 1, "one event is one record");
+    if let Ok(request) = vector::PushEventsRequest::decode(data) {
+        request.events.iter().take(1000).for_each(|e| decoder.event(e, &mut events));
+    }
+    assert_eq!(json::is_canonical(&decoder.source()), Ok(true));
+    records_of(&events, &decoder.source());
+}
+
+/// An OTLP request: as many events as it has log records, and perhaps some resources.
+pub fn otlp_request(data: &[u8]) {
+    let Ok(request) = otlp::ExportLogsServiceRequest::decode(data) else { return };
+    let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
+    let (groups, records) = scopes.fold((0, 0), |(g, r), s| (g + 1, r + s.log_records.len()));
+    let mut decoder = otlp::Decoder::new(request, "192.0.2.1");
+    let source = decoder.source();
+    let mut events = Events::default();
+    while decoder.next(&mut events).is_some() {}
+    assert!((records..=records + groups).contains(&events.len()));
+    assert_eq!(json::is_canonical(&source), Ok(true));
+    records_of(&events, &source);
+}
+
+/// What comes on a Forward connection.
+pub fn forward_messages(data: &[u8]) {
+    const MAX: usize = 1 << 20;
+    let _ = fluent::strings(data);
+    // Byte by byte or all at once: the same end.
+    let (mut whole, mut pieces) = (fluent::Scanner::default(), fluent::Scanner::default());
+    let end = whole.scan(data);
+    let cut = (0..=data.len()).find_map(|n| pieces.scan(&data[..n]).transpose());
+    assert_eq!(cut.transpose(), end);
+    let _ = forward::each_message(data, MAX, &mut |tag, entries| {
+        assert!(entries.len() <= MAX.max(data.len()));
+        let mut chunk = [tag, b"\0"].concat();
+        if !tag.contains(&0) {
+            chunk.extend_from_slice(entries);
+            self::chunk(&chunk);
+        }
+    });
 }
 
 /// An envelope, whatever it carries: what is read once and written reads the same.
@@ -284,9 +335,21 @@ pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(mut raw) = Raw::parse(text) else { return };
     raw.signing.clear();
-    if let Some(http) = &mut raw.intake.http {
-        http.tls = None;
-        http.token_file = None;
+    let intake = &mut raw.intake;
+    if let Some(http) = &mut intake.http {
+        (http.tls, http.token_file) = (None, None);
+    }
+    if let Some(vector) = &mut intake.vector {
+        vector.tls = None;
+    }
+    if let Some(forward) = &mut intake.forward {
+        (forward.tls, forward.shared_key_file) = (None, None);
+        forward.users.iter_mut().for_each(|u| u.password_file = None);
+    }
+    if let Some(otlp) = &mut intake.otlp {
+        for listener in [&mut otlp.grpc, &mut otlp.http].into_iter().flatten() {
+            (listener.tls, listener.token_file) = (None, None);
+        }
     }
     let _ = Config::check(raw);
 }

@@ -13,7 +13,7 @@ use waxseal_e2e::process::each_record;
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Accepted, Chain, Chunk, Redelivery, Sealables, read_back};
 use waxseal_sink::clock::Clock;
-use waxseal_sink::config::{Acknowledge, Config};
+use waxseal_sink::config::{Acknowledge, Config, Intakes};
 use waxseal_sink::epoch::{Epoch, Intent, SinkError};
 use waxseal_sink::keys::{Signing, SigningKeys};
 use waxseal_sink::pipeline::open_state;
@@ -108,7 +108,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
         acknowledge: Acknowledge::Spooled,
         // Segments of a quarter of this: several of them in a run.
         spool_bytes: 40 << 10,
-        http: None,
+        intake: Intakes::default(),
         telemetry: None,
     };
     let cx = Context {

@@ -7,15 +7,19 @@
 
 use crate::hash::sha256;
 use crate::msgpack;
+pub use crate::msgpack::Scanner;
 use crate::record::{Converter, Events};
 use crate::tape::{Doc, Fault, Form, MAX_DEPTH, Node, Tape, Writer, base64url, quote};
 use crate::time::Time;
+use std::borrow::Cow;
 
 /// A chunk on its way through a [`Converter`].
 pub struct Chunk<'c> {
     data: &'c [u8],
     at: usize,
     intake: &'static str,
+    /// `,"peer":"…"`, of a chunk that came over a network.
+    peer: Vec<u8>,
     /// `"tag":…`, and its digest where it had to be cut.
     tag: Vec<u8>,
     /// The group that the next events belong to, as JSON; empty outside of groups.
@@ -62,12 +66,20 @@ impl<'c> Chunk<'c> {
             data,
             at: 0,
             intake,
+            peer: Vec::new(),
             tag: text,
             group: Vec::new(),
             unused: None,
             tape: Tape::default(),
             writer: Writer::new(Form::Sealed, MAX_DEPTH),
         }
+    }
+
+    /// Says who sent it.
+    pub fn from_peer(mut self, peer: &str) -> Chunk<'c> {
+        self.peer = b",\"peer\":".to_vec();
+        quote(peer.as_bytes(), &mut self.peer);
+        self
     }
 
     /// The `source` of an event without metadata of its own, outside of groups: canonical JSON.
@@ -95,6 +107,7 @@ impl<'c> Chunk<'c> {
             out.extend_from_slice(b",\"metadata\":");
             out.extend_from_slice(metadata);
         }
+        out.extend_from_slice(&self.peer);
         out.push(b',');
         out.extend_from_slice(&self.tag);
         out.push(b'}');
@@ -234,6 +247,119 @@ impl<'c> Chunk<'c> {
             _ => Head::Event(None),
         })
     }
+}
+
+/// One message of the Forward protocol (v1): a tag, entries, and what the sender says of them.
+///
+/// `[tag, [entry, …], option]`, `[tag, bytes of entries, option]` or `[tag, time, record, option]`; the option may be
+/// absent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame<'f> {
+    /// As it was sent.
+    pub tag: &'f [u8],
+    /// The entries side by side, as [`Chunk`] reads them; compressed if `compression` says so.
+    pub entries: Cow<'f, [u8]>,
+    /// The sender wants an acknowledgement that names this.
+    pub chunk: Option<&'f [u8]>,
+    /// How the entries are compressed; `text` is none.
+    pub compression: Option<&'f [u8]>,
+}
+
+impl<'f> Frame<'f> {
+    /// Reads one whole MessagePack object.
+    ///
+    /// # Errors
+    /// [`Fault`] if it is no message of the protocol.
+    pub fn parse(data: &'f [u8]) -> Result<Frame<'f>, Fault> {
+        let (count, mut at) = container(data, 0, 0x90, 0xdc)?;
+        if !(2..=4).contains(&count) {
+            return Err(Fault::Syntax(0));
+        }
+        let (tag, after) = text(data, at)?;
+        at = after;
+        let end = at + msgpack::skip(&data[at..])?;
+        let (entries, used) = if let Ok((_, first)) = container(data, at, 0x90, 0xdc) {
+            (Cow::Borrowed(&data[first..end]), 2)
+        } else if let Ok((packed, _)) = text(data, at) {
+            (Cow::Borrowed(packed), 2)
+        } else if count > 2 {
+            let record = end + msgpack::skip(&data[end..])?;
+            let mut entry = vec![0x92];
+            entry.extend_from_slice(&data[at..record]);
+            (Cow::Owned(entry), 3)
+        } else {
+            return Err(Fault::Syntax(at));
+        };
+        at = if used == 3 { end + msgpack::skip(&data[end..])? } else { end };
+        let mut frame = Frame { tag, entries, chunk: None, compression: None };
+        if count > used {
+            at = frame.option(data, at)?;
+        }
+        if count > used + 1 || at != data.len() { Err(Fault::Syntax(at)) } else { Ok(frame) }
+    }
+
+    fn option(&mut self, data: &'f [u8], mut at: usize) -> Result<usize, Fault> {
+        if data.get(at) == Some(&0xc0) {
+            return Ok(at + 1);
+        }
+        let (count, first) = container(data, at, 0x80, 0xde)?;
+        at = first;
+        for _ in 0..count {
+            let key = text(data, at);
+            at += msgpack::skip(&data[at..])?;
+            let value = text(data, at).ok().map(|(v, _)| v);
+            at += msgpack::skip(&data[at..])?;
+            match key {
+                Ok((b"chunk", _)) => self.chunk = value,
+                Ok((b"compressed", _)) => self.compression = value.filter(|v| *v != b"text"),
+                _ => {}
+            }
+        }
+        Ok(at)
+    }
+}
+
+/// The header of an array or a map at `at`: how many elements, and where they begin.
+fn container(data: &[u8], at: usize, short: u8, long: u8) -> Result<(usize, usize), Fault> {
+    match data.get(at..) {
+        Some([c, ..]) if c & 0xf0 == short => Ok((usize::from(c & 15), at + 1)),
+        Some([c, a, b, ..]) if *c == long => Ok((usize::from(u16::from_be_bytes([*a, *b])), at + 3)),
+        Some([c, w, x, y, z, ..]) if *c == long + 1 => {
+            Ok((u32::from_be_bytes([*w, *x, *y, *z]) as usize, at + 5))
+        }
+        _ => Err(Fault::Syntax(at)),
+    }
+}
+
+/// The elements of an array of strings or binary, as the Forward handshake has them.
+///
+/// # Errors
+/// [`Fault`] if it is anything else, or has more than 16.
+pub fn strings(data: &[u8]) -> Result<Vec<&[u8]>, Fault> {
+    let (count, mut at) = container(data, 0, 0x90, 0xdc)?;
+    if count > 16 {
+        return Err(Fault::TooLarge);
+    }
+    let mut out = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (value, end) = text(data, at)?;
+        out.push(value);
+        at = end;
+    }
+    Ok(out)
+}
+
+/// The content of a string or of binary at `at`, and where it ends.
+fn text(data: &[u8], at: usize) -> Result<(&[u8], usize), Fault> {
+    let width = match data.get(at) {
+        Some(0xa0..=0xbf) => 0,
+        Some(0xc4 | 0xd9) => 1,
+        Some(0xc5 | 0xda) => 2,
+        Some(0xc6 | 0xdb) => 4,
+        _ => return Err(Fault::Syntax(at)),
+    };
+    let end = at + msgpack::skip(&data[at..])?;
+    Ok((&data[at + 1 + width..end], end))
 }
 
 /// The header of an array of two at `at`; where its first element begins.

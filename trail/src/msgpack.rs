@@ -25,41 +25,76 @@ pub(crate) fn parse_prefix(input: &[u8], tape: &mut Tape) -> Result<usize, Fault
 
 /// Where the first MessagePack object of `input` ends, however deep or large it is.
 pub(crate) fn skip(input: &[u8]) -> Result<usize, Fault> {
-    let uint = |at: usize, width: usize| -> Result<u64, Fault> {
-        let bytes = input.get(at..at + width).ok_or(Fault::Syntax(input.len()))?;
-        Ok(bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
-    };
-    let (mut at, mut left) = (0usize, 1u64);
-    while left > 0 {
-        let c = *input.get(at).ok_or(Fault::Syntax(input.len()))?;
-        left -= 1;
-        at += 1;
-        // How many bytes follow, and how many objects.
-        let (bytes, objects) = match c {
-            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, 0),
-            0x80..=0x8f => (0, 2 * u64::from(c & 15)),
-            0x90..=0x9f => (0, u64::from(c & 15)),
-            0xa0..=0xbf => (u64::from(c & 31), 0),
-            0xc1 => return Err(Fault::Syntax(at - 1)),
-            0xc4..=0xc6 => ((1 << (c - 0xc4)) + uint(at, 1 << (c - 0xc4))?, 0),
-            0xc7..=0xc9 => ((1 << (c - 0xc7)) + 1 + uint(at, 1 << (c - 0xc7))?, 0),
-            0xca => (4, 0),
-            0xcb => (8, 0),
-            0xcc..=0xcf => (1 << (c - 0xcc), 0),
-            0xd0..=0xd3 => (1 << (c - 0xd0), 0),
-            0xd4..=0xd8 => (1 + (1 << (c - 0xd4)), 0),
-            0xd9..=0xdb => ((1 << (c - 0xd9)) + uint(at, 1 << (c - 0xd9))?, 0),
-            0xdc | 0xdd => (2 << (c - 0xdc), uint(at, 2 << (c - 0xdc))?),
-            0xde | 0xdf => (2 << (c - 0xde), 2 * uint(at, 2 << (c - 0xde))?),
-        };
-        at = usize::try_from(bytes).ok().and_then(|n| at.checked_add(n)).ok_or(Fault::TooLarge)?;
-        // Each object is a byte at least.
-        left = left.checked_add(objects).ok_or(Fault::TooLarge)?;
-        if at > input.len() || left > (input.len() - at) as u64 {
-            return Err(Fault::Syntax(input.len()));
-        }
+    match Scanner::default().scan(input)? {
+        Some(end) => Ok(end),
+        None => Err(Fault::Syntax(input.len())),
     }
-    Ok(at)
+}
+
+/// Finds the end of an object whose bytes arrive piece by piece; goes through each byte's header once.
+#[derive(Debug)]
+pub struct Scanner {
+    /// Up to here it is known; perhaps beyond what has arrived.
+    at: usize,
+    /// Objects that are still to come.
+    left: u64,
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Scanner { at: 0, left: 1 }
+    }
+}
+
+impl Scanner {
+    /// At least so many bytes belong to the object.
+    pub fn least(&self) -> usize {
+        usize::try_from(self.left).map_or(usize::MAX, |n| self.at.saturating_add(n))
+    }
+
+    /// Goes on with all that has arrived of the object, from its first byte on. The object's length, or `None` if
+    /// there is more to come.
+    ///
+    /// # Errors
+    /// [`Fault`] if no object can come of it.
+    pub fn scan(&mut self, input: &[u8]) -> Result<Option<usize>, Fault> {
+        while self.left > 0 {
+            let Some(&c) = input.get(self.at) else { return Ok(None) };
+            let body = self.at + 1;
+            let uint = |width: usize| -> Option<u64> {
+                let bytes = input.get(body..body + width)?;
+                Some(bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+            };
+            // How wide a length follows, how many bytes stand before the content, and what the length counts.
+            let width = match c {
+                0xc4 | 0xc7 | 0xd9 => 1,
+                0xc5 | 0xc8 | 0xda | 0xdc | 0xde => 2,
+                0xc6 | 0xc9 | 0xdb | 0xdd | 0xdf => 4,
+                _ => 0,
+            };
+            let Some(n) = uint(width) else { return Ok(None) };
+            let (bytes, objects) = match c {
+                0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, 0),
+                0x80..=0x8f => (0, 2 * u64::from(c & 15)),
+                0x90..=0x9f => (0, u64::from(c & 15)),
+                0xa0..=0xbf => (u64::from(c & 31), 0),
+                0xc1 => return Err(Fault::Syntax(self.at)),
+                0xc4..=0xc6 | 0xd9..=0xdb => (n, 0),
+                0xc7..=0xc9 => (n + 1, 0),
+                0xca | 0xce | 0xd2 => (4, 0),
+                0xcb | 0xcf | 0xd3 => (8, 0),
+                0xcc | 0xd0 => (1, 0),
+                0xcd | 0xd1 => (2, 0),
+                0xd4..=0xd8 => (1 + (1 << (c - 0xd4)), 0),
+                0xdc | 0xdd => (0, n),
+                0xde | 0xdf => (0, 2 * n),
+            };
+            let end = usize::try_from(bytes).ok().and_then(|n| (body + width).checked_add(n));
+            self.at = end.ok_or(Fault::TooLarge)?;
+            self.left = (self.left - 1).checked_add(objects).ok_or(Fault::TooLarge)?;
+        }
+        Ok((self.at <= input.len()).then_some(self.at))
+    }
 }
 
 struct Reader<'i, 't> {

@@ -9,8 +9,8 @@
 use crate::hash::{Hash, sha256};
 use crate::json;
 use crate::msgpack;
+pub use crate::tape::{Builder, Fault, MAX_DEPTH, MAX_RECORD, RESERVED};
 use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, quote, utf16_cmp};
-pub use crate::tape::{Fault, MAX_DEPTH, MAX_RECORD, RESERVED};
 use crate::time::Time;
 
 /// Of an unparsed text, at most so many bytes stand in the record.
@@ -229,6 +229,23 @@ impl Converter {
         self.tape = tape;
     }
 
+    /// Adds one event of an input that is neither JSON nor MessagePack: `build` makes its tree. `whole` is its bytes: the
+    /// tree's texts may lie in it, and it is what is sealed of an event that is none. With what the shipper says beside
+    /// it: its time, if the tree has none, and a `source` of its own (canonical JSON; empty for the chunk's).
+    pub fn built(
+        &mut self,
+        whole: &[u8],
+        time: Option<Time>,
+        source: &[u8],
+        build: impl FnOnce(&mut Builder<'_>) -> Result<(), Fault>,
+        out: &mut Events,
+    ) {
+        let mut tape = core::mem::take(&mut self.tape);
+        let built = Builder::run(whole, &mut tape, build);
+        self.finish(built, whole, &tape, Beside { time, source, whole: None }, out);
+        self.tape = tape;
+    }
+
     /// Adds the first MessagePack object of `data` as one event and returns its length in bytes.
     ///
     /// # Errors
@@ -414,6 +431,44 @@ impl Converter {
         o.push(b'}');
         m.ranges[Member::Metadata as usize] = (start as u32, o.len() as u32);
         Ok(())
+    }
+}
+
+/// Writes values as records hold them: what stands beside events, in `source`. Keeps its memory.
+pub struct Aside {
+    tape: Tape,
+    writer: Writer,
+}
+
+impl Default for Aside {
+    fn default() -> Self {
+        Aside { tape: Tape::default(), writer: Writer::new(Form::Sealed, MAX_DEPTH) }
+    }
+}
+
+impl Aside {
+    /// Appends the value that `build` makes as canonical JSON; texts may lie in `input`, and its outermost container is
+    /// at `depth` (the record being 1).
+    ///
+    /// # Errors
+    /// [`Fault`] if it is too deep or too large, or as `build` says; `out` is then as it was.
+    pub fn json(
+        &mut self,
+        input: &[u8],
+        depth: usize,
+        build: impl FnOnce(&mut Builder<'_>) -> Result<(), Fault>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let mark = out.len();
+        self.writer.base = mark;
+        let written = Builder::run(input, &mut self.tape, build).and_then(|()| {
+            let doc = Doc { input, tape: &self.tape };
+            self.writer.value(doc, 0, depth, out)
+        });
+        if written.is_err() {
+            out.truncate(mark);
+        }
+        written
     }
 }
 

@@ -147,6 +147,159 @@ impl Tape {
     }
 }
 
+/// Makes a tape value by value, for inputs that are decoded elsewhere (protobuf). A map is its keys and values in turn.
+pub struct Builder<'t> {
+    input: &'t [u8],
+    tape: &'t mut Tape,
+    /// Values that have been begun and have no place yet: one is wanted, and no more.
+    roots: usize,
+    depth: usize,
+}
+
+impl<'t> Builder<'t> {
+    /// Makes a tape of exactly one value.
+    pub(crate) fn run(
+        input: &'t [u8],
+        tape: &'t mut Tape,
+        build: impl FnOnce(&mut Builder<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        tape.clear();
+        if input.len() >= MAX_INPUT {
+            return Err(Fault::TooLarge);
+        }
+        let mut b = Builder { input, tape, roots: 0, depth: 0 };
+        build(&mut b)?;
+        if b.roots == 1 { Ok(()) } else { Err(Fault::NotAnObject) }
+    }
+
+    fn push(&mut self, node: Node) -> Result<(), Fault> {
+        self.roots += usize::from(self.depth == 0);
+        self.tape.push(node)
+    }
+
+    /// Where `bytes` lie: in the input, if they are part of it.
+    fn span(&mut self, bytes: &[u8], clean: bool) -> Result<Span, Fault> {
+        let from = (bytes.as_ptr() as usize).wrapping_sub(self.input.as_ptr() as usize);
+        if from <= self.input.len() && self.input.len() - from >= bytes.len() {
+            return Ok(Span::input(from, bytes.len(), clean));
+        }
+        // Spans keep 30 bits; what is larger than a record cannot become one.
+        if self.tape.scratch.len() + bytes.len() >= MAX_INPUT {
+            return Err(Fault::TooLarge);
+        }
+        let span = self.tape.keep(bytes);
+        Ok(Span { len: span.len | if clean { CLEAN } else { 0 }, ..span })
+    }
+
+    /// `null`, which is data.
+    ///
+    /// # Errors
+    /// As all of these: [`Fault::TooLarge`] if the value cannot fit in a record.
+    pub fn null(&mut self) -> Result<(), Fault> {
+        self.push(Node::Null)
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn bool(&mut self, value: bool) -> Result<(), Fault> {
+        self.push(if value { Node::True } else { Node::False })
+    }
+
+    /// An integer; beyond ±(2^53−1) it will be a `$number`.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn int(&mut self, value: i64) -> Result<(), Fault> {
+        let node = if value.unsigned_abs() <= number::MAX_SAFE as u64 {
+            Node::Int(value)
+        } else {
+            Node::Number(self.tape.keep(value.to_string().as_bytes()))
+        };
+        self.push(node)
+    }
+
+    /// A double; what JSON cannot write will be a `$number`.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn double(&mut self, value: f64) -> Result<(), Fault> {
+        let node = match number::of_double(value) {
+            Ok(x) => Node::Double(x),
+            Err(text) => Node::Number(self.tape.keep(text.as_bytes())),
+        };
+        self.push(node)
+    }
+
+    /// A string; one that is not UTF-8 will be `$bytes`.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn text(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let clean = clean_prefix(value) == value.len();
+        if core::str::from_utf8(value).is_err() {
+            return self.bytes(value);
+        }
+        let span = self.span(value, clean)?;
+        self.push(Node::Str(span))
+    }
+
+    /// Bytes that are no text.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn bytes(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let span = self.span(value, false)?;
+        self.push(Node::Bytes(span))
+    }
+
+    /// An instant, as MessagePack's timestamp of 96 bits: extension −1 holds every one, and a `timestamp` is read from it.
+    ///
+    /// # Errors
+    /// See [`Builder::null`].
+    pub fn instant(&mut self, seconds: i64, nanos: u32) -> Result<(), Fault> {
+        let mut data = [0; 12];
+        data[..4].copy_from_slice(&nanos.to_be_bytes());
+        data[4..].copy_from_slice(&seconds.to_be_bytes());
+        let span = self.span(&data, false)?;
+        self.push(Node::Ext(-1, span))
+    }
+
+    /// A map, whose keys and values `fill` makes in turn.
+    ///
+    /// # Errors
+    /// As `fill` says.
+    pub fn map(&mut self, fill: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.container(Node::Map { end: 0 }, fill)
+    }
+
+    /// An array, whose elements `fill` makes.
+    ///
+    /// # Errors
+    /// As `fill` says.
+    pub fn array(&mut self, fill: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.container(Node::Array { end: 0 }, fill)
+    }
+
+    fn container(
+        &mut self,
+        node: Node,
+        fill: impl FnOnce(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Fault::TooDeep);
+        }
+        let here = self.tape.nodes.len();
+        self.push(node)?;
+        self.depth += 1;
+        fill(self)?;
+        self.depth -= 1;
+        self.tape.close(here);
+        Ok(())
+    }
+}
+
 /// A finished tape with the input it points into.
 #[derive(Clone, Copy)]
 pub(crate) struct Doc<'a> {

@@ -7,49 +7,40 @@
 
 use crate::chain::{Redelivery, Refusal};
 use crate::config::Http;
-use crate::intake::{Taken, hand_over};
-use crate::pipeline::Submitter;
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
+use crate::intake::body::{self, BodyError, Encoding};
+use crate::intake::net::{Listener, PATIENCE, Stream, stopped};
+use crate::intake::room::Held;
+use crate::intake::{Handed, Intake, Shared, Task, begin};
+use crate::metrics::{Intake as Metrics, Outcome};
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use std::convert::Infallible;
-use std::io::Read as _;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use std::time::Instant;
+use tokio::sync::watch;
 use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::record::Converter;
 
 /// Events of one request: however small an event is, its record takes some 450 bytes.
 const MAX_EVENTS: usize = 1_000_000;
-/// Connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
-/// Bodies that are held in memory at once, in units of [`PERMIT`].
-const BODY_PERMITS: usize = 16;
-/// Bytes of body that one permit stands for.
-const PERMIT: usize = 1 << 20;
-/// How long a client may take for its headers, and for each piece of its body.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// And so much longer for each [`PERMIT`] of a body.
-const SECOND_A_PERMIT: Duration = Duration::from_secs(1);
 
 /// A listening intake.
 pub struct Server {
-    listener: TcpListener,
-    state: Arc<Shared>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    listener: Listener,
+    state: Arc<State>,
 }
 
-struct Shared {
-    submitter: Submitter,
+struct State {
+    shared: Shared,
     token: Option<Hash>,
     max_body: usize,
-    bodies: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
 impl Server {
@@ -57,97 +48,56 @@ impl Server {
     ///
     /// # Errors
     /// A text that names the address or the TLS file.
-    pub async fn bind(config: &Http, submitter: Submitter) -> Result<Server, String> {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|e| format!("intake.http.listen: {}: {e}", config.listen))?;
-        let acceptor = config.tls.as_ref().map(tls).transpose()?;
-        let state = Shared {
-            submitter,
-            token: config.token,
-            max_body: config.max_body,
-            bodies: Arc::new(Semaphore::new(BODY_PERMITS.max(config.max_body.div_ceil(PERMIT)))),
-        };
-        Ok(Server { listener, state: Arc::new(state), tls: acceptor })
-    }
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Serves until `stop` changes; then lets requests under way finish.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let permit = tokio::select! {
-                p = connections.clone().acquire_owned() => p,
-                _ = stop.changed() => break,
-            };
-            let Ok(permit) = permit else { break };
-            let accepted = tokio::select! {
-                a = self.listener.accept() => a,
-                _ = stop.changed() => break,
-            };
-            let (stream, peer) = match accepted {
-                Ok(a) => a,
-                Err(e) => {
-                    tracing::warn!("intake.http: cannot accept: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (state, tls, stop) = (self.state.clone(), self.tls.clone(), stop.clone());
-            tokio::spawn(async move {
-                serve(stream, peer, state, tls, stop).await;
-                drop(permit);
-            });
-        }
-        // Connections hold the permits: all of them back means that all are done.
-        let _ = tokio::time::timeout(PATIENCE, connections.acquire_many(MAX_CONNECTIONS as u32)).await;
+    pub async fn bind(config: &Http, shared: Shared) -> Result<Server, String> {
+        let metrics = shared.submitter.metrics().intake("http");
+        let (at, most) = (config.listen, shared.max_connections);
+        let tls = config.tls.as_ref();
+        let listener = Listener::bind("http", at, tls, &[b"http/1.1"], most, metrics.clone()).await?;
+        let state = State { shared, token: config.token, max_body: config.max_body, metrics };
+        Ok(Server { listener, state: Arc::new(state) })
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    state: Arc<Shared>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let _ = stream.set_nodelay(true);
-    let service = hyper::service::service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(handle(request, peer, &state).await) }
+impl Intake for Server {
+    fn place(&self) -> String {
+        format!("events on {}/v1/events", self.listener.place("http"))
+    }
+
+    fn run(self: Box<Self>, stop: watch::Receiver<bool>) -> Task {
+        let Server { listener, state } = *self;
+        Box::pin(listener.run(stop, move |stream, peer, stop| {
+            let state = state.clone();
+            serve(stream, peer, stop, move |request| {
+                let state = state.clone();
+                async move { handle(request, peer, &state).await }
+            })
+        }))
+    }
+}
+
+/// Serves HTTP/1.1 on a connection.
+pub(crate) async fn serve<S, F>(stream: Stream, peer: SocketAddr, mut stop: watch::Receiver<bool>, handle: S)
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = hyper::service::service_fn(|request| {
+        let answer = handle(request);
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true);
-    macro_rules! drive {
-        ($io:expr) => {{
-            let connection = builder.serve_connection(hyper_util::rt::TokioIo::new($io), service);
-            tokio::pin!(connection);
-            let result = tokio::select! {
-                r = connection.as_mut() => r,
-                _ = stop.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(e) = result {
-                tracing::debug!("intake.http: {peer}: {e}");
-            }
-        }};
-    }
-    match tls {
-        None => drive!(stream),
-        Some(acceptor) => match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-            Ok(Ok(io)) => drive!(io),
-            Ok(Err(e)) => tracing::debug!("intake.http: {peer}: TLS: {e}"),
-            Err(_) => tracing::debug!("intake.http: {peer}: no TLS handshake in time"),
-        },
+    let connection = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        r = connection.as_mut() => r,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!("{peer}: {e}");
     }
 }
 
@@ -170,7 +120,7 @@ fn later(status: StatusCode, seconds: u64, error: &str, detail: impl std::fmt::D
     r
 }
 
-async fn handle(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared>) -> Answer {
+async fn handle(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>) -> Answer {
     if request.uri().path() != "/v1/events" {
         return refuse(StatusCode::NOT_FOUND, "not_found", "events are posted to /v1/events");
     }
@@ -179,30 +129,25 @@ async fn handle(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
         r.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return r;
     }
-    if !authorised(request.headers(), state.token.as_ref()) {
+    if !body::is_authorised(request.headers(), state.token.as_ref()) {
+        state.metrics.count(Outcome::Unauthenticated);
         let mut r =
             refuse(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or another");
         r.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return r;
     }
-    match events(request, peer, state).await {
+    let began = Instant::now();
+    let answer = match events(request, peer, state).await {
         Ok(a) | Err(a) => a,
+    };
+    match answer.status() {
+        StatusCode::OK => state.metrics.answered(began),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT => {
+            state.metrics.count(Outcome::Refused);
+        }
+        _ => state.metrics.count(Outcome::Malformed),
     }
-}
-
-fn authorised(headers: &HeaderMap, token: Option<&Hash>) -> bool {
-    let Some(token) = token else { return true };
-    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    given.and_then(|v| v.split_once(' ')).is_some_and(|(scheme, t)| {
-        scheme.eq_ignore_ascii_case("bearer") && sha256(t.trim().as_bytes()) == *token
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Encoding {
-    Identity,
-    Gzip,
-    Zstd,
+    answer
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -211,7 +156,7 @@ enum Shape {
     ByFirstByte,
 }
 
-async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared>) -> Result<Answer, Answer> {
+async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>) -> Result<Answer, Answer> {
     let headers = request.headers();
     let encoding = encoding(headers)?;
     let shape = shape(headers)?;
@@ -219,105 +164,65 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<Shared
     if key.as_ref().is_some_and(|k| k.len() > 1024) {
         return Err(refuse(StatusCode::BAD_REQUEST, "idempotency_key", "longer than 1024 bytes"));
     }
-    let max = state.max_body;
-    let too_large = || {
-        refuse(
+    let (parts, body) = request.into_parts();
+    let (max, room) = (state.max_body, &state.shared.room);
+    let (bytes, held) = body::collect(body, &parts.headers, max, room).await.map_err(|e| no_body(&e))?;
+    let state = state.clone();
+    let (handed, held) = tokio::task::spawn_blocking(move || {
+        let body = Body { bytes, held, encoding, shape };
+        take(&state, body, key.as_deref(), peer)
+    })
+    .await
+    .unwrap_or_else(|_| {
+        Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", "this request failed inside the sink"))
+    })?;
+    let taken = handed.finish().await;
+    drop(held);
+    match taken {
+        Ok(r) => {
+            let mut body = serde_json::json!({ "accepted": r.accepted, "unparsed": r.unparsed });
+            if r.redelivered {
+                body["redelivered"] = true.into();
+            }
+            Ok(answer(StatusCode::OK, body))
+        }
+        Err(r) => Err(refused(r)),
+    }
+}
+
+/// What a client is told of a refusal.
+fn refused(r: Refusal) -> Answer {
+    match r {
+        Refusal::Full => later(StatusCode::TOO_MANY_REQUESTS, 5, "full", r),
+        Refusal::Closing => later(StatusCode::SERVICE_UNAVAILABLE, 5, "closing", r),
+        Refusal::Failing => later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", r),
+    }
+}
+
+/// What a client is told of a body that was not read.
+fn no_body(e: &BodyError) -> Answer {
+    match e {
+        BodyError::TooLarge(max) => refuse(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
-            format!("the body is over {max} bytes (intake.http.max_body)"),
-        )
-    };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    let waits = headers.contains_key(header::EXPECT);
-    if declared.is_some_and(|n| n > max) {
-        // Who waits for `100 Continue` has sent nothing; others read no answer before they have sent it all.
-        if !waits {
-            let _ = tokio::time::timeout(PATIENCE, discard(request.into_body(), max.saturating_mul(8))).await;
-        }
-        return Err(too_large());
-    }
-    // Room for the body; for what it decompresses to, once it is there.
-    let room = declared.unwrap_or(max);
-    let permits = permits_of(room);
-    let acquire = async |permits: u32| {
-        let acquired = tokio::time::timeout(PATIENCE, state.bodies.clone().acquire_many_owned(permits)).await;
-        match acquired {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", "too many bodies at once")),
-        }
-    };
-    let mut permit = acquire(permits).await?;
-    // Whoever holds room must use it: a body that trickles gives its room back to the others.
-    let patience = PATIENCE + SECOND_A_PERMIT * permits;
-    let collected = match tokio::time::timeout(patience, collect(request.into_body(), declared, max)).await {
-        Ok(Ok(Some(body))) => body,
-        Ok(Ok(None)) => return Err(too_large()),
-        Ok(Err(e)) => return Err(refuse(StatusCode::BAD_REQUEST, "body", e)),
-        Err(_) => {
-            return Err(refuse(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"));
-        }
-    };
-    if !matches!(encoding, Encoding::Identity) {
-        drop(permit);
-        permit = acquire(permits_of(max)).await?;
-    }
-    let state = state.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        let request = Body { bytes: collected, permit, encoding, shape };
-        take(&state, request, key.as_deref(), peer, max)
-    })
-    .await;
-    done.unwrap_or_else(|_| {
-        Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", "this request failed inside the sink"))
-    })
-}
-
-/// How much room so many bytes of body take.
-fn permits_of(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(PERMIT).max(1)).unwrap_or(u32::MAX)
-}
-
-/// The body; `None` if it is larger than `max` (then some more of it is read, so that the client sees the answer).
-async fn collect(
-    mut body: Incoming,
-    declared: Option<usize>,
-    max: usize,
-) -> Result<Option<Bytes>, hyper::Error> {
-    let mut out = BytesMut::with_capacity(declared.unwrap_or(0).min(max));
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            if out.len() + data.len() > max {
-                discard(body, max.saturating_mul(8)).await;
-                return Ok(None);
-            }
-            out.extend_from_slice(&data);
-        }
-    }
-    Ok(Some(out.freeze()))
-}
-
-/// Reads past a body, up to `most` bytes.
-async fn discard(mut body: Incoming, most: usize) {
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > most {
-            break;
-        }
+            format!("the body is over {max} bytes, as it came or decompressed (intake.http.max_body)"),
+        ),
+        BodyError::Timeout => refuse(StatusCode::REQUEST_TIMEOUT, "timeout", e),
+        BodyError::Busy(e) => later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", e),
+        BodyError::Broken(e) => refuse(StatusCode::BAD_REQUEST, "body", e),
+        BodyError::Packed(_) => refuse(StatusCode::BAD_REQUEST, "content_encoding", e),
     }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Answer> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity" | b"") => Ok(Encoding::Identity),
-        Some(b"gzip" | b"x-gzip") => Ok(Encoding::Gzip),
-        Some(b"zstd") => Ok(Encoding::Zstd),
-        Some(other) => Err(refuse(
+    let name = headers.get(header::CONTENT_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);
+    Encoding::named(name).ok_or_else(|| {
+        refuse(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "content_encoding",
-            format!("{:?}; gzip, zstd and none are understood", String::from_utf8_lossy(other)),
-        )),
-    }
+            format!("{:?}; gzip, zstd and none are understood", String::from_utf8_lossy(name)),
+        )
+    })
 }
 
 fn shape(headers: &HeaderMap) -> Result<Shape, Answer> {
@@ -346,38 +251,18 @@ fn shape(headers: &HeaderMap) -> Result<Shape, Answer> {
 /// A body that has arrived, and the room it holds.
 struct Body {
     bytes: Bytes,
-    permit: OwnedSemaphorePermit,
+    held: Held,
     encoding: Encoding,
     shape: Shape,
 }
 
-/// Decodes, submits and waits. Runs on a thread that may wait.
-fn take(
-    state: &Shared,
-    body: Body,
-    key: Option<&[u8]>,
-    peer: SocketAddr,
-    max: usize,
-) -> Result<Answer, Answer> {
-    let Body { bytes, mut permit, encoding, shape } = body;
-    let bytes = decompress(bytes, encoding, max)?;
-    let text: &[u8] = &bytes;
-    // A compressed body had to reckon with the most; now its size is known.
-    drop(permit.split(permit.num_permits().saturating_sub(permits_of(text.len()) as usize)));
-    let receipt = submit(state, split(text, shape)?, text, key, peer);
-    drop(permit);
-    match receipt {
-        Ok(r) => {
-            let mut body = serde_json::json!({ "accepted": r.accepted, "unparsed": r.unparsed });
-            if r.redelivered {
-                body["redelivered"] = true.into();
-            }
-            Ok(answer(StatusCode::OK, body))
-        }
-        Err(r @ Refusal::Full) => Err(later(StatusCode::TOO_MANY_REQUESTS, 5, "full", r)),
-        Err(r @ Refusal::Closing) => Err(later(StatusCode::SERVICE_UNAVAILABLE, 5, "closing", r)),
-        Err(r @ Refusal::Failing) => Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", r)),
-    }
+/// Decodes and submits. Runs on a thread that may wait.
+fn take(state: &State, body: Body, key: Option<&[u8]>, peer: SocketAddr) -> Result<(Handed, Held), Answer> {
+    let Body { bytes, mut held, encoding, shape } = body;
+    let bytes = body::unpack(bytes, encoding, state.max_body, &state.shared.room, &mut held)
+        .map_err(|e| no_body(&e))?;
+    let handed = submit(state, split(&bytes, shape)?, &bytes, key, peer).map_err(refused)?;
+    Ok((handed, held))
 }
 
 /// The events of a body. Whatever is refused for what it is, is refused here, before any of it is taken.
@@ -418,19 +303,21 @@ pub fn each_event(
     max: usize,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), StatusCode> {
-    let text = encoding(headers).and_then(|e| decompress(body, e, max)).map_err(|a| a.status())?;
+    let encoding = encoding(headers).map_err(|a| a.status())?;
+    let text = body::unpack_with(&body, encoding, max, &mut |_| Ok(()));
+    let text = text.map_err(|e| no_body(&e).status())?;
     let events = shape(headers).and_then(|s| split(&text, s)).map_err(|a| a.status())?;
     events.for_each(each);
     Ok(())
 }
 
 fn submit<'t>(
-    state: &Shared,
+    state: &State,
     mut events: impl Iterator<Item = &'t [u8]>,
     text: &[u8],
     key: Option<&[u8]>,
     peer: SocketAddr,
-) -> Result<Taken, Refusal> {
+) -> Result<Handed, Refusal> {
     // The same key with another body is another request: nothing may be lost to a client's mistake.
     let key = key.map(|k| {
         let mut d = Digest::default();
@@ -442,76 +329,12 @@ fn submit<'t>(
     let source = json::to_canonical(&serde_json::json!({ "intake": "http", "peer": peer.ip().to_string() }))
         .unwrap_or_default();
     let mut converter = Converter::default();
-    hand_over(&state.submitter, &source, key, Redelivery::Always, |out| {
+    let metrics = &state.metrics;
+    metrics.bytes.inc_by(text.len() as u64);
+    begin(&state.shared.submitter, &source, key, Redelivery::Always, |out| {
         let event = events.next()?;
+        metrics.events.inc();
         converter.json(event, out);
         Some(event.len() + 1)
     })
-}
-
-fn decompress(body: Bytes, encoding: Encoding, max: usize) -> Result<Bytes, Answer> {
-    let mut out = Vec::new();
-    let bad = |e: std::io::Error| {
-        refuse(StatusCode::BAD_REQUEST, "content_encoding", format!("cannot decompress: {e}"))
-    };
-    let limit = max as u64 + 1;
-    match encoding {
-        Encoding::Identity => return Ok(body),
-        Encoding::Gzip => {
-            flate2::read::MultiGzDecoder::new(&body[..]).take(limit).read_to_end(&mut out).map_err(bad)?
-        }
-        Encoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(&body[..]).map_err(bad)?;
-            // A frame may ask for a window of gigabytes.
-            decoder.window_log_max(27).map_err(bad)?;
-            decoder.take(limit).read_to_end(&mut out).map_err(bad)?
-        }
-    };
-    if out.len() > max {
-        return Err(refuse(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            format!("the body decompresses to more than {max} bytes (intake.http.max_body)"),
-        ));
-    }
-    Ok(out.into())
-}
-
-/// A TLS acceptor from PEM.
-///
-/// # Errors
-/// A text that names the member of the configuration.
-pub fn tls(config: &crate::config::Tls) -> Result<tokio_rustls::TlsAcceptor, String> {
-    use rustls_pki_types::pem::PemObject as _;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let certificates = |what: &str, pem: &[u8]| -> Result<Vec<CertificateDer<'static>>, String> {
-        let list: Vec<_> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|e| format!("tls.{what}: {e}"))?;
-        if list.is_empty() { Err(format!("tls.{what}: no certificate in PEM")) } else { Ok(list) }
-    };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let builder = match &config.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for c in certificates("client_ca", pem)? {
-                roots.add(c).map_err(|e| format!("tls.client_ca: {e}"))?;
-            }
-            let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .build()
-                    .map_err(|e| format!("tls.client_ca: {e}"))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let key = PrivateKeyDer::from_pem_slice(&config.key).map_err(|e| format!("tls.key: {e}"))?;
-    let mut server = builder
-        .with_single_cert(certificates("certificate", &config.certificate)?, key)
-        .map_err(|e| format!("tls: {e}"))?;
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(server)))
 }

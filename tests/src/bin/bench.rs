@@ -207,7 +207,7 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
                     let chunk_of = Chunk { events, source, key: None, redelivery, filter_errors: 0 };
                     pending.push_back(submitter.submit(chunk_of, chunk.iter().map(Vec::len).sum()));
                     if pending.len() > 8 {
-                        let done = pending.pop_front().map(waxseal_sink::pipeline::Pending::wait);
+                        let done = pending.pop_front().map(waxseal_sink::answer::Pending::wait);
                         assert!(matches!(done, Some(Ok(_))), "a chunk was refused");
                     }
                 }
