@@ -82,6 +82,15 @@ impl Site {
         Site { dir, port }
     }
 
+    /// Gives the sink other protocols than HTTP: what stands below `intake`, two spaces deep.
+    pub fn intake(&self, yaml: &str) {
+        let path = self.path("sink.yaml");
+        let old = std::fs::read_to_string(&path).expect("readable");
+        let (before, after) = old.split_once("intake:\n").expect("it has an intake");
+        let (_, after) = after.split_once('\n').expect("of one line");
+        std::fs::write(&path, format!("{before}intake:\n{yaml}{after}")).expect("writable");
+    }
+
     /// Takes the server's intake out of the configuration, as the plugin wants it; the configuration's path.
     pub fn without_intake(&self) -> String {
         let path = self.path("sink.yaml");

@@ -1,0 +1,274 @@
+//! A client for each protocol, of the project's own: it knows to the event what was sent and what was acknowledged. What
+//! stock shippers do is tested with those.
+
+use crate::process::post;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+use tonic::codec::CompressionEncoding;
+use tonic_prost::ProstCodec;
+use waxseal_sink::intake::{otlp, vector};
+
+/// The protocols of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// NDJSON with an `Idempotency-Key`.
+    Http,
+    /// Vector's own, zstd.
+    Vector,
+    /// `PackedForward` with `chunk`.
+    Forward,
+    /// OTLP over gRPC.
+    OtlpGrpc,
+    /// OTLP over HTTP.
+    OtlpHttp,
+}
+
+/// All of them.
+pub const PROTOCOLS: [Protocol; 5] =
+    [Protocol::Http, Protocol::Vector, Protocol::Forward, Protocol::OtlpGrpc, Protocol::OtlpHttp];
+
+impl Protocol {
+    /// What stands in the configuration below `intake`, for a listener on loopback.
+    pub fn yaml(self, port: u16) -> String {
+        let listen = format!("{{listen: \"127.0.0.1:{port}\"}}");
+        match self {
+            Protocol::Http => format!("  http: {listen}\n"),
+            Protocol::Vector => format!("  vector: {listen}\n"),
+            Protocol::Forward => format!("  forward: {listen}\n"),
+            Protocol::OtlpGrpc => format!("  otlp: {{grpc: {listen}}}\n"),
+            Protocol::OtlpHttp => format!("  otlp: {{http: {listen}}}\n"),
+        }
+    }
+
+    /// The name that records carry in `source.intake`.
+    pub fn intake(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+            Protocol::Vector => "vector",
+            Protocol::Forward => "forward",
+            Protocol::OtlpGrpc | Protocol::OtlpHttp => "otlp",
+        }
+    }
+
+    /// The number of an event of [`batch`], in a record of it.
+    pub fn number(self, record: &serde_json::Value) -> Option<u64> {
+        let m = &record["metadata"];
+        let n = if self.intake() == "otlp" { &m["attributes"]["n"] } else { &m["n"] };
+        n.as_u64()
+    }
+}
+
+/// So many numbered events from `first` on, of about 300 bytes: a request, as it goes over the wire but for its framing.
+pub fn batch(protocol: Protocol, first: u64, count: u64) -> Vec<u8> {
+    let pad = "x".repeat(200);
+    let numbers = first..first + count;
+    match protocol {
+        Protocol::Http => numbers
+            .flat_map(|n| format!("{{\"actor\":\"alice\",\"n\":{n},\"pad\":\"{pad}\"}}\n").into_bytes())
+            .collect(),
+        Protocol::Vector => {
+            let text =
+                |t: &str| vector::Value { kind: Some(vector::Kind::RawBytes(t.as_bytes().to_vec().into())) };
+            let event = |n: u64| {
+                let fields = BTreeMap::from([
+                    ("actor".to_owned(), text("alice")),
+                    ("n".to_owned(), vector::Value { kind: Some(vector::Kind::Integer(n.cast_signed())) }),
+                    ("pad".to_owned(), text(&pad)),
+                ]);
+                let mut id = [7; 16];
+                id[8..].copy_from_slice(&n.to_be_bytes());
+                let value = vector::Value { kind: Some(vector::Kind::Map(vector::ValueMap { fields })) };
+                let metadata = vector::Metadata {
+                    source_id: Some("in".into()),
+                    source_type: Some("file".into()),
+                    source_event_id: id.to_vec().into(),
+                    ..Default::default()
+                };
+                let log =
+                    vector::Log { value: Some(value), metadata_full: Some(metadata), ..Default::default() };
+                vector::EventWrapper { log: Some(log) }.encode_to_vec().into()
+            };
+            vector::PushEventsRequest { events: numbers.map(event).collect() }.encode_to_vec()
+        }
+        Protocol::Forward => {
+            let mut entries = Vec::new();
+            for n in numbers {
+                entries.extend_from_slice(&[0x92, 0xd7, 0x00, 0x65, 0x92, 0, 0x80, 0, 0, 0, 9]);
+                let _ = rmp::encode::write_map_len(&mut entries, 3);
+                for (k, v) in [("actor", "alice"), ("pad", &pad)] {
+                    let _ = rmp::encode::write_str(&mut entries, k);
+                    let _ = rmp::encode::write_str(&mut entries, v);
+                }
+                let _ = rmp::encode::write_str(&mut entries, "n");
+                let _ = rmp::encode::write_uint(&mut entries, n);
+            }
+            let mut out = Vec::new();
+            let _ = rmp::encode::write_array_len(&mut out, 3);
+            let _ = rmp::encode::write_str(&mut out, "app.audit");
+            let _ = rmp::encode::write_bin(&mut out, &entries);
+            let _ = rmp::encode::write_map_len(&mut out, 1);
+            let _ = rmp::encode::write_str(&mut out, "chunk");
+            let _ = rmp::encode::write_str(&mut out, &format!("chunk-{first}"));
+            out
+        }
+        Protocol::OtlpGrpc | Protocol::OtlpHttp => {
+            let any = |v| Some(otlp::AnyValue { value: Some(v) });
+            let kv = |key: &'static str, v| otlp::KeyValue { key: key.into(), value: any(v) };
+            let text = |t: &str| otlp::Any::String(t.as_bytes().to_vec().into());
+            let record = |n: u64| {
+                let record = otlp::LogRecord {
+                    time_unix_nano: 1_700_000_000_000_000_000 + n,
+                    severity_number: 9,
+                    severity_text: "INFO".into(),
+                    body: any(text(&pad)),
+                    attributes: vec![kv("actor", text("alice")), kv("n", otlp::Any::Int(n.cast_signed()))],
+                    trace_id: vec![5; 16].into(),
+                    span_id: vec![6; 8].into(),
+                    ..Default::default()
+                };
+                record.encode_to_vec().into()
+            };
+            let scope = otlp::ScopeLogs {
+                scope: Some(otlp::InstrumentationScope { name: "test".into(), ..Default::default() }),
+                log_records: numbers.map(record).collect(),
+                ..Default::default()
+            };
+            let resource =
+                otlp::Resource { attributes: vec![kv("service.name", text("shop"))], ..Default::default() };
+            let logs = otlp::ResourceLogs {
+                resource: Some(resource),
+                scope_logs: vec![scope],
+                ..Default::default()
+            };
+            otlp::ExportLogsServiceRequest { resource_logs: vec![logs] }.encode_to_vec()
+        }
+    }
+}
+
+/// A message that is bytes already; it merges nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded(pub Vec<u8>);
+
+impl prost::Message for Encoded {
+    fn encode_raw(&self, buf: &mut impl prost::bytes::BufMut) {
+        buf.put_slice(&self.0);
+    }
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: prost::encoding::WireType,
+        buf: &mut impl prost::bytes::Buf,
+        ctx: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        prost::encoding::skip_field(wire_type, tag, buf, ctx)
+    }
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A connection, made anew after each failure.
+pub struct Client {
+    protocol: Protocol,
+    port: u16,
+    forward: Option<TcpStream>,
+    grpc: Option<(tokio::runtime::Runtime, tonic::client::Grpc<tonic::transport::Channel>)>,
+    /// For Vector's protocol.
+    pub compression: Option<CompressionEncoding>,
+}
+
+impl Client {
+    /// Not connected yet.
+    pub fn new(protocol: Protocol, port: u16) -> Client {
+        let compression = (protocol == Protocol::Vector).then_some(CompressionEncoding::Zstd);
+        Client { protocol, port, forward: None, grpc: None, compression }
+    }
+
+    /// Sends a request of [`batch`] once.
+    ///
+    /// # Errors
+    /// What kept it from being acknowledged.
+    pub fn send(&mut self, batch: &[u8], key: &str) -> Result<(), String> {
+        let port = self.port;
+        match self.protocol {
+            Protocol::Http => {
+                let url = format!("http://127.0.0.1:{port}/v1/events");
+                match post(&url, &[("idempotency-key", key)], batch)? {
+                    (200, _) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+            Protocol::OtlpHttp => {
+                let url = format!("http://127.0.0.1:{port}/v1/logs");
+                match post(&url, &[("content-type", "application/x-protobuf")], batch)?.0 {
+                    200 => Ok(()),
+                    other => Err(format!("HTTP {other}")),
+                }
+            }
+            Protocol::Forward => {
+                let sent = self.forward(batch, &format!("chunk-{key}"));
+                if sent.is_err() {
+                    self.forward = None;
+                }
+                sent.map_err(|e| e.to_string())
+            }
+            Protocol::Vector => self.call("/vector.Vector/PushEvents", batch).map_err(|s| s.to_string()),
+            Protocol::OtlpGrpc => self
+                .call("/opentelemetry.proto.collector.logs.v1.LogsService/Export", batch)
+                .map_err(|s| s.to_string()),
+        }
+    }
+
+    fn forward(&mut self, batch: &[u8], chunk: &str) -> std::io::Result<()> {
+        let stream = match &mut self.forward {
+            Some(s) => s,
+            none => {
+                let s = TcpStream::connect(("127.0.0.1", self.port))?;
+                s.set_nodelay(true)?;
+                s.set_read_timeout(Some(Duration::from_secs(60)))?;
+                none.insert(s)
+            }
+        };
+        stream.write_all(batch)?;
+        let mut wanted = vec![0x81, 0xa3];
+        wanted.extend_from_slice(b"ack");
+        let _ = rmp::encode::write_str_len(&mut wanted, chunk.len() as u32);
+        wanted.extend_from_slice(chunk.as_bytes());
+        let mut got = vec![0; wanted.len()];
+        stream.read_exact(&mut got)?;
+        assert_eq!(got, wanted, "the acknowledgement names the chunk");
+        Ok(())
+    }
+
+    /// A unary gRPC call.
+    ///
+    /// # Errors
+    /// Its status.
+    pub fn call(&mut self, path: &'static str, message: &[u8]) -> Result<(), tonic::Status> {
+        let (runtime, grpc) = self.grpc.get_or_insert_with(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _in = runtime.enter();
+            let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port));
+            let channel = endpoint.expect("a URL").timeout(Duration::from_secs(60)).connect_lazy();
+            let mut grpc = tonic::client::Grpc::new(channel);
+            if let Some(c) = self.compression {
+                grpc = grpc.send_compressed(c);
+            }
+            drop(_in);
+            (runtime, grpc)
+        });
+        runtime.block_on(async {
+            grpc.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+            let codec: ProstCodec<Encoded, Encoded> = ProstCodec::default();
+            let request = tonic::Request::new(Encoded(message.to_vec()));
+            grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(|_| ())
+        })
+    }
+}
