@@ -18,6 +18,9 @@ if ! "$venv/bin/python" -c 'import pyarrow, cryptography' 2>/dev/null; then
 fi
 if [ -x "$venv/bin/python" ]; then export WAXSEAL_PYTHON="$venv/bin/python"; fi
 
+# shellcheck source=scripts/clients.sh
+. scripts/clients.sh
+
 cargo build --locked --workspace
 bash scripts/wasm.sh
 if cargo nextest --version >/dev/null 2>&1; then

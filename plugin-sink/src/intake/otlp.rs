@@ -378,9 +378,12 @@ impl LogRecord {
                 b.int(self.flags.into())?;
             }
             if self.observed_time_unix_nano > 0 {
-                b.text(b"observed_time")?;
-                let (seconds, nanos) = instant(self.observed_time_unix_nano);
-                b.instant(seconds, nanos)?;
+                b.text(b"observed_time_unix_nano")?;
+                // A `$number` with all its digits; beyond 2262 a text.
+                match i64::try_from(self.observed_time_unix_nano) {
+                    Ok(n) => b.int(n)?,
+                    Err(_) => b.text(self.observed_time_unix_nano.to_string().as_bytes())?,
+                }
             }
             if self.severity_number != 0 {
                 b.text(b"severity_number")?;
