@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake memory kit deny fuzz
 
 all: build
 
@@ -42,6 +42,11 @@ fmt:
 bench:
 	$(CARGO) build --locked --release --workspace
 	"$(CARGO_TARGET_DIR)/release/bench" $(BENCH)
+
+# Each protocol beside a server that keeps nothing, and a crowd of connections; EVENTS=1000000 is more.
+bench-intake:
+	$(CARGO) build --locked --release --workspace
+	"$(CARGO_TARGET_DIR)/release/bench-intake" $(EVENTS)
 
 # Makes conformance/ and the example of docs/format.md anew.
 kit:

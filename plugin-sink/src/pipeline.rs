@@ -80,6 +80,25 @@ struct Shared {
     own: Arc<Mutex<Own>>,
 }
 
+impl Shared {
+    fn new(cx: Context, filters: Filters, own: Arc<Mutex<Own>>) -> Shared {
+        Shared {
+            cx,
+            filters,
+            metrics: Metrics::new(),
+            queue: Mutex::new(Queue { chunks: VecDeque::new(), bytes: 0, closing: false, full_until: None }),
+            queue_changed: Condvar::new(),
+            abandon: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            waiting: Mutex::new(Vec::new()),
+            buffers: Mutex::new(Vec::new()),
+            own,
+        }
+    }
+}
+
 /// So many event buffers are kept.
 const BUFFERS: usize = 4;
 
@@ -183,20 +202,7 @@ impl Pipeline {
         let (epoch, mut chain) = open_state(&cx, true, true)?;
         let own: Arc<Mutex<Own>> = Arc::default();
         chain.share(own.clone());
-        let shared = Arc::new(Shared {
-            cx,
-            filters,
-            metrics: Metrics::new(),
-            queue: Mutex::new(Queue { chunks: VecDeque::new(), bytes: 0, closing: false, full_until: None }),
-            queue_changed: Condvar::new(),
-            abandon: AtomicBool::new(false),
-            retire: AtomicBool::new(false),
-            ready: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
-            waiting: Mutex::new(Vec::new()),
-            buffers: Mutex::new(Vec::new()),
-            own,
-        });
+        let shared = Arc::new(Shared::new(cx, filters, own));
         if let Some(t) = shared.cx.config.signing.get().oldest_key {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             shared.metrics.key_time.set(age.as_secs_f64());
@@ -219,6 +225,37 @@ impl Pipeline {
             })
             .map_err(|e| SinkError::Random(e.to_string()))?;
         Ok(Pipeline { shared, supervisor: Some(supervisor) })
+    }
+
+    /// One that takes events, filters them, and says of each chunk that it is durable, which it is not: what intake
+    /// costs by itself, for benchmarks. Nothing is written.
+    #[doc(hidden)]
+    pub fn discarding(cx: Context, filters: Filters) -> Pipeline {
+        let shared = Arc::new(Shared::new(cx, filters, Arc::default()));
+        shared.ready.store(true, Ordering::Relaxed);
+        let inner = shared.clone();
+        let supervisor = thread::spawn(move || {
+            let mut q = lock(&inner.queue);
+            while !q.closing {
+                q.bytes = 0;
+                for (chunk, reply) in q.chunks.drain(..) {
+                    let (accepted, unparsed) = (chunk.events.len() as u64, chunk.events.unparsed());
+                    reply.tell(Ok(Receipt { accepted, unparsed, redelivered: false, end: 0 }));
+                    inner.metrics.received.inc_by(accepted);
+                    let mut buffers = lock(&inner.buffers);
+                    if buffers.len() < BUFFERS {
+                        let mut events = chunk.events;
+                        events.clear();
+                        buffers.push(events);
+                    }
+                }
+                inner.queue_changed.notify_all();
+                let waited = inner.queue_changed.wait_timeout(q, Duration::from_millis(250));
+                q = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            Ok(())
+        });
+        Pipeline { shared, supervisor: Some(supervisor) }
     }
 
     /// A handle for intake.

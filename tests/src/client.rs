@@ -63,7 +63,11 @@ impl Protocol {
 
 /// So many numbered events from `first` on, of about 300 bytes: a request, as it goes over the wire but for its framing.
 pub fn batch(protocol: Protocol, first: u64, count: u64) -> Vec<u8> {
-    let pad = "x".repeat(200);
+    batch_with(protocol, first, count, &"x".repeat(200))
+}
+
+/// [`batch`] with another text in each event.
+pub fn batch_with(protocol: Protocol, first: u64, count: u64, pad: &str) -> Vec<u8> {
     let numbers = first..first + count;
     match protocol {
         Protocol::Http => numbers
@@ -76,7 +80,7 @@ pub fn batch(protocol: Protocol, first: u64, count: u64) -> Vec<u8> {
                 let fields = BTreeMap::from([
                     ("actor".to_owned(), text("alice")),
                     ("n".to_owned(), vector::Value { kind: Some(vector::Kind::Integer(n.cast_signed())) }),
-                    ("pad".to_owned(), text(&pad)),
+                    ("pad".to_owned(), text(pad)),
                 ]);
                 let mut id = [7; 16];
                 id[8..].copy_from_slice(&n.to_be_bytes());
@@ -98,7 +102,7 @@ pub fn batch(protocol: Protocol, first: u64, count: u64) -> Vec<u8> {
             for n in numbers {
                 entries.extend_from_slice(&[0x92, 0xd7, 0x00, 0x65, 0x92, 0, 0x80, 0, 0, 0, 9]);
                 let _ = rmp::encode::write_map_len(&mut entries, 3);
-                for (k, v) in [("actor", "alice"), ("pad", &pad)] {
+                for (k, v) in [("actor", "alice"), ("pad", pad)] {
                     let _ = rmp::encode::write_str(&mut entries, k);
                     let _ = rmp::encode::write_str(&mut entries, v);
                 }
@@ -123,7 +127,7 @@ pub fn batch(protocol: Protocol, first: u64, count: u64) -> Vec<u8> {
                     time_unix_nano: 1_700_000_000_000_000_000 + n,
                     severity_number: 9,
                     severity_text: "INFO".into(),
-                    body: any(text(&pad)),
+                    body: any(text(pad)),
                     attributes: vec![kv("actor", text("alice")), kv("n", otlp::Any::Int(n.cast_signed()))],
                     trace_id: vec![5; 16].into(),
                     span_id: vec![6; 8].into(),
@@ -173,6 +177,34 @@ impl prost::Message for Encoded {
     }
 }
 
+/// What the server answers a chunk of [`batch`] that begins with `first`.
+pub fn acknowledgement(first: &str) -> Vec<u8> {
+    let chunk = format!("chunk-{first}");
+    let mut out = vec![0x81, 0xa3];
+    out.extend_from_slice(b"ack");
+    let _ = rmp::encode::write_str_len(&mut out, chunk.len() as u32);
+    out.extend_from_slice(chunk.as_bytes());
+    out
+}
+
+/// One unary call whose message is bytes already; what it answers is not looked at.
+///
+/// # Errors
+/// The status.
+pub async fn unary(
+    grpc: &mut tonic::client::Grpc<tonic::transport::Channel>,
+    path: &'static str,
+    message: Vec<u8>,
+) -> Result<(), tonic::Status> {
+    grpc.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+    let codec: ProstCodec<Encoded, Encoded> = ProstCodec::default();
+    let path = http::uri::PathAndQuery::from_static(path);
+    grpc.unary(tonic::Request::new(Encoded(message)), path, codec).await.map(|_| ())
+}
+
+/// Where Vector's events go.
+pub const PUSH_EVENTS: &str = "/vector.Vector/PushEvents";
+
 /// A connection, made anew after each failure.
 pub struct Client {
     protocol: Protocol,
@@ -212,20 +244,20 @@ impl Client {
                 }
             }
             Protocol::Forward => {
-                let sent = self.forward(batch, &format!("chunk-{key}"));
+                let sent = self.forward(batch, key);
                 if sent.is_err() {
                     self.forward = None;
                 }
                 sent.map_err(|e| e.to_string())
             }
-            Protocol::Vector => self.call("/vector.Vector/PushEvents", batch).map_err(|s| s.to_string()),
+            Protocol::Vector => self.call(PUSH_EVENTS, batch).map_err(|s| s.to_string()),
             Protocol::OtlpGrpc => self
                 .call("/opentelemetry.proto.collector.logs.v1.LogsService/Export", batch)
                 .map_err(|s| s.to_string()),
         }
     }
 
-    fn forward(&mut self, batch: &[u8], chunk: &str) -> std::io::Result<()> {
+    fn forward(&mut self, batch: &[u8], key: &str) -> std::io::Result<()> {
         let stream = match &mut self.forward {
             Some(s) => s,
             none => {
@@ -236,10 +268,7 @@ impl Client {
             }
         };
         stream.write_all(batch)?;
-        let mut wanted = vec![0x81, 0xa3];
-        wanted.extend_from_slice(b"ack");
-        let _ = rmp::encode::write_str_len(&mut wanted, chunk.len() as u32);
-        wanted.extend_from_slice(chunk.as_bytes());
+        let wanted = acknowledgement(key);
         let mut got = vec![0; wanted.len()];
         stream.read_exact(&mut got)?;
         assert_eq!(got, wanted, "the acknowledgement names the chunk");
@@ -264,11 +293,6 @@ impl Client {
             drop(_in);
             (runtime, grpc)
         });
-        runtime.block_on(async {
-            grpc.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
-            let codec: ProstCodec<Encoded, Encoded> = ProstCodec::default();
-            let request = tonic::Request::new(Encoded(message.to_vec()));
-            grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(|_| ())
-        })
+        runtime.block_on(unary(grpc, path, message.to_vec()))
     }
 }
