@@ -260,7 +260,13 @@ impl Decoder {
         loop {
             if let Some((text, resource, scope)) = self.large.take() {
                 let plain = self.source();
-                self.converter.built(&text, None, &plain, |b| group(&resource, &scope, b), out);
+                let build = |b: &mut Builder<'_>| {
+                    b.map(|b| {
+                        b.text(b"group")?;
+                        group(&resource, &scope, b)
+                    })
+                };
+                self.converter.built(&text, None, &plain, build, out);
                 return Some(text.len());
             }
             if let Some(record) = self.records.next() {
