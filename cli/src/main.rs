@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod canonicalize;
+mod cost;
 mod generate;
 mod init;
 mod keys;
@@ -31,6 +32,7 @@ enum Command {
     Tree(tree::Tree),
     Generate(generate::Generate),
     Canonicalize(canonicalize::Canonicalize),
+    Cost(cost::Cost),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Tree(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Canonicalize(c) => c.run(),
+        Command::Cost(c) => c.run(),
     };
     match result {
         Ok(code) => code,

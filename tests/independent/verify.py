@@ -325,7 +325,6 @@ STRINGS = ("category", "event_type", "actor", "resource", "action", "result", "c
            "schema")
 SINK_ONLY = ("observed_at", "source", "writer", "sequence", "previous_hash", "nonce")
 REQUIRED = ("event_id", "timestamp", "category", "event_type", *SINK_ONLY)
-SOURCE = {"intake": one_of("fluentbit", "vector", "forward", "http", "otlp", "sink"), "tag": opt(is_str), "peer": opt(is_str)}
 
 
 def is_sealed(v):
@@ -339,7 +338,7 @@ def is_event_id(v):
 RECORD = {name: opt(lambda v: is_str(v) or is_sealed(v)) for name in STRINGS} | {
     "event_id": lambda v: is_event_id(v) or is_sealed(v), "timestamp": is_time, "observed_at": is_time,
     "metadata": opt(lambda v: isinstance(v, dict) and len(v) > 0),
-    "source": lambda v: isinstance(v, dict) and v.keys() <= SOURCE.keys() and misfit(v, SOURCE) is None,
+    "source": lambda v: isinstance(v, dict),
     "writer": is_writer, "sequence": is_count, "previous_hash": is_hash, "nonce": lambda v: is_base64url(v, 16)}
 WRAPPERS = {
     "$number": is_str, "$bytes": is_base64url, "$map": lambda v: isinstance(v, list),
