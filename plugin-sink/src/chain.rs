@@ -358,8 +358,8 @@ impl Chain {
             let first = self.next;
             if let Some((key, fate)) = known {
                 let events = redelivery(&key, &fate);
-                let own = Counted::Own { redelivered: fate.accepted };
-                self.frame(cx, &mut group, &mut records, &events, &chunk.source, None, 0, |_| own)?;
+                let counted = |i| counted(&events, i);
+                self.frame(cx, &mut group, &mut records, &events, &chunk.source, None, 0, counted)?;
                 receipts.push(Receipt {
                     accepted: fate.accepted.into(),
                     unparsed: fate.unparsed.into(),
@@ -370,15 +370,7 @@ impl Chain {
             }
             let events = &chunk.events;
             let errors = u32::try_from(chunk.filter_errors).unwrap_or(u32::MAX);
-            let counted = |i: usize| {
-                if events.is_own(i) {
-                    Counted::Own { redelivered: 0 }
-                } else if events.is_unparsed(i) {
-                    Counted::Unparsed
-                } else {
-                    Counted::Received
-                }
-            };
+            let counted = |i| counted(events, i);
             self.frame(
                 cx,
                 &mut group,
@@ -480,8 +472,16 @@ fn redelivery(key: &[u8; 32], fate: &Fate) -> Events {
         "digest": Hash(*key).to_string(), "events": fate.accepted, "sequences": [fate.first, last],
     });
     let mut events = Events::default();
-    events.push_own("redelivery", &json::to_canonical(&metadata).unwrap_or_default());
+    events.push_redelivery(fate.accepted, &json::to_canonical(&metadata).unwrap_or_default());
     events
+}
+
+fn counted(events: &Events, i: usize) -> Counted {
+    match events.own(i) {
+        Some(redelivered) => Counted::Own { redelivered },
+        None if events.is_unparsed(i) => Counted::Unparsed,
+        None => Counted::Received,
+    }
 }
 
 /// The records of a frame that is read back from the spool.

@@ -25,28 +25,41 @@ pub const CAPACITY: usize = 65_536;
 const MAGIC: &[u8; 8] = b"WXKNOWN1";
 const ENTRY: usize = 32 + 16;
 
-/// Values by key; beyond [`CAPACITY`] the oldest key goes.
+/// Values by key; beyond a number of keys the oldest goes.
 #[derive(Debug)]
 pub(crate) struct Recent<V> {
     map: HashMap<[u8; 32], V>,
     order: VecDeque<[u8; 32]>,
+    capacity: usize,
 }
 
 impl<V> Default for Recent<V> {
     fn default() -> Self {
-        Recent { map: HashMap::new(), order: VecDeque::new() }
+        Recent::new(CAPACITY)
     }
 }
 
 impl<V> Recent<V> {
+    pub(crate) fn new(capacity: usize) -> Recent<V> {
+        Recent { map: HashMap::new(), order: VecDeque::new(), capacity }
+    }
+
     pub(crate) fn get(&self, key: &[u8; 32]) -> Option<&V> {
         self.map.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &[u8; 32]) -> Option<&mut V> {
+        self.map.get_mut(key)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
     pub(crate) fn insert(&mut self, key: [u8; 32], value: V) {
         if self.map.insert(key, value).is_none() {
             self.order.push_back(key);
-            if self.order.len() > CAPACITY
+            if self.order.len() > self.capacity
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.map.remove(&oldest);

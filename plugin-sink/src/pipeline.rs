@@ -724,8 +724,11 @@ fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), En
                         if r.redelivered {
                             metrics.redelivered.inc_by(r.accepted);
                         } else {
-                            let own = (0..c.events.len()).filter(|i| c.events.is_own(*i)).count() as u64;
+                            let own = (0..c.events.len()).filter_map(|i| c.events.own(i));
+                            let (own, again) =
+                                own.fold((0, 0), |(n, again), r| (n + 1, again + u64::from(r)));
                             metrics.received.inc_by(r.accepted - own);
+                            metrics.redelivered.inc_by(again);
                             metrics.unparsed.inc_by(r.unparsed);
                         }
                     }

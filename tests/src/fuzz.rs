@@ -164,6 +164,7 @@ pub fn vector_event(data: &[u8]) {
     let mut events = Events::default();
     decoder.event(&data, &mut events);
     assert_eq!(events.len(), 1, "one event is one record");
+    vector::has_id(&data);
     if let Ok(request) = vector::PushEventsRequest::decode(data) {
         request.events.iter().take(1000).for_each(|e| decoder.event(e, &mut events));
     }

@@ -353,6 +353,43 @@ fn equal_requests_and_repeated_ones() {
     }
 }
 
+/// A Vector that was killed cuts what it sends again into other requests: its events are known by id and content.
+#[test]
+fn vectors_events_in_other_requests() {
+    let site = site(Protocol::Vector, "");
+    let sink = site.start();
+    let send = |client: &mut Client, first, count| {
+        client.send(&batch(Protocol::Vector, first, count), "").unwrap();
+    };
+    let mut killed = Client::new(Protocol::Vector, site.port);
+    send(&mut killed, 0, 1000);
+    send(&mut killed, 1000, 1000);
+    // The same events within a healthy connection, as a pipeline that doubles them sends them.
+    send(&mut killed, 0, 10);
+    drop(killed);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut next = Client::new(Protocol::Vector, site.port);
+    send(&mut next, 500, 1000);
+    send(&mut next, 1500, 1000);
+    drop(next);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut last = Client::new(Protocol::Vector, site.port);
+    send(&mut last, 2000, 600);
+    sink.stop();
+    let all = records(&site);
+    let mut seen = numbers(Protocol::Vector, &all);
+    seen.sort_unstable();
+    let mut expected: Vec<_> = (0..2600).chain(0..10).collect();
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
+    let said: Vec<_> = all
+        .iter()
+        .filter(|r| r["event_type"] == "redelivery")
+        .map(|r| r["metadata"]["events"].clone())
+        .collect();
+    assert_eq!(said, [1000, 500, 500]);
+}
+
 /// What a connection sends one after the other is chained in that order.
 #[test]
 fn the_order_of_a_connection() {

@@ -77,7 +77,8 @@ enum EventKind {
     #[default]
     Outside,
     Unparsed,
-    Own,
+    /// Says of so many events that they came again and are not sealed again.
+    Own(u32),
 }
 
 /// Converted events, side by side in one buffer.
@@ -117,9 +118,12 @@ impl Events {
         self.list[i].kind == EventKind::Unparsed
     }
 
-    /// Whether event `i` is one that the sink wrote itself.
-    pub fn is_own(&self, i: usize) -> bool {
-        self.list[i].kind == EventKind::Own
+    /// If event `i` is one that the sink wrote itself: of how many events it says that they are not sealed again.
+    pub fn own(&self, i: usize) -> Option<u32> {
+        match self.list[i].kind {
+            EventKind::Own(redelivered) => Some(redelivered),
+            _ => None,
+        }
     }
 
     /// Bytes of converted text.
@@ -147,7 +151,16 @@ impl Events {
 
     /// Adds an event that the sink itself writes (`category` `trail`), with `metadata` as canonical JSON.
     pub fn push_own(&mut self, event_type: &str, metadata: &[u8]) {
-        let mut m = Members { kind: EventKind::Own, ..Members::default() };
+        self.push_saying(event_type, metadata, 0);
+    }
+
+    /// Adds the `redelivery` of so many events that are not sealed again.
+    pub fn push_redelivery(&mut self, redelivered: u32, metadata: &[u8]) {
+        self.push_saying("redelivery", metadata, redelivered);
+    }
+
+    fn push_saying(&mut self, event_type: &str, metadata: &[u8], redelivered: u32) {
+        let mut m = Members { kind: EventKind::Own(redelivered), ..Members::default() };
         self.set(&mut m, Member::Category, b"\"trail\"");
         let at = self.text.len();
         quote(event_type.as_bytes(), &mut self.text);

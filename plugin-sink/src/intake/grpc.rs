@@ -8,7 +8,7 @@
 
 use crate::chain::Refusal;
 use crate::intake::body::{self, BodyError, Encoding};
-use crate::intake::doubt::{Connection, Delivery};
+use crate::intake::doubt::{Connection, Delivery, Recognised};
 use crate::intake::net::{PATIENCE, Stream, stopped};
 use crate::intake::room::Held;
 use crate::intake::room::Room;
@@ -105,8 +105,30 @@ pub struct Call {
     pub connection: Arc<Connection>,
 }
 
-/// Events on their way, and what to tell of their acknowledgement.
-pub type Begun = (Handed, Delivery);
+/// A request whose events are on their way.
+pub struct Begun {
+    /// The events.
+    pub handed: Handed,
+    /// What to tell of its acknowledgement.
+    pub delivery: Delivery,
+    /// Which of its events came before, and what recognises each of them when it comes again; for events that have ids.
+    pub events: Option<(Recognised, Arc<[Hash]>)>,
+}
+
+impl Begun {
+    /// Waits until all of it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn finish(self) -> Result<(), Refusal> {
+        self.handed.finish().await?;
+        self.delivery.answered();
+        if let Some((recognised, events)) = self.events {
+            recognised.taken(events);
+        }
+        Ok(())
+    }
+}
 
 /// A gRPC service that takes events.
 pub trait Service: Send + Sync + 'static {
@@ -173,7 +195,9 @@ impl<S: Service> Server<S> {
         let began = Instant::now();
         let metrics = self.metrics.clone();
         let peer = call.peer;
-        match self.call(request, call).await {
+        // A call whose client goes away is finished all the same: what is on its way becomes durable, and is then known.
+        let called = tokio::spawn(self.call(request, call)).await;
+        match called.unwrap_or_else(|_| Err(Status::later("this request failed inside the sink"))) {
             Ok((message, counted)) => {
                 if counted {
                     metrics.answered(began);
@@ -213,7 +237,7 @@ impl<S: Service> Server<S> {
             return Ok((answer, false));
         }
         let server = self.clone();
-        let ((handed, delivery), held) = tokio::task::spawn_blocking(move || {
+        let (begun, held) = tokio::task::spawn_blocking(move || {
             let message = match packed {
                 false => message,
                 true => body::unpack(message, encoding, server.max_message, &server.shared.room, &mut held)?,
@@ -223,9 +247,8 @@ impl<S: Service> Server<S> {
         })
         .await
         .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;
-        handed.finish().await?;
+        begun.finish().await?;
         drop(held);
-        delivery.answered();
         Ok((b"", true))
     }
 }

@@ -502,7 +502,7 @@ impl Logs {
         let mut decoder = Decoder::new(request, &peer.ip().to_string());
         let source = decoder.source();
         let handed = begin(submitter, &source, Some(key), redelivery, |out| decoder.next(out))?;
-        Ok((handed, delivery))
+        Ok(Begun { handed, delivery, events: None })
     }
 }
 
@@ -667,7 +667,7 @@ impl HttpState {
         let (packed, mut held) =
             body::collect(body, &parts.headers, self.max_message, room).await.map_err(no_body)?;
         let state = self.clone();
-        let ((handed, delivery), held) = tokio::task::spawn_blocking(move || {
+        let (begun, held) = tokio::task::spawn_blocking(move || {
             let logs = &state.logs;
             let message = body::unpack(packed, encoding, state.max_message, &logs.shared.room, &mut held)?;
             logs.metrics.bytes.inc_by(message.len() as u64);
@@ -676,9 +676,8 @@ impl HttpState {
         .await
         .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))
         .map_err(http_status)?;
-        handed.finish().await.map_err(|r| http_status(r.into()))?;
+        begun.finish().await.map_err(|r| http_status(r.into()))?;
         drop(held);
-        delivery.answered();
         Ok(())
     }
 }

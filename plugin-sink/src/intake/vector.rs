@@ -15,7 +15,7 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-use waxseal_trail::hash::Digest;
+use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::record::{Aside, Builder, Converter, Events, Fault};
 use waxseal_trail::time::Time;
@@ -227,28 +227,91 @@ impl Service for Logs {
             // It can never succeed, and Vector drops it with an error of its own.
             return Err(Status::invalid("metrics and traces are not taken: an audit trail takes logs"));
         }
+        self.metrics.events.inc_by(logs as u64);
         let submitter = &self.shared.submitter;
-        // The events' own ids and all of their content.
-        let mut d = Digest::default();
-        d.update(b"vector\0");
-        d.update(message);
-        let key = d.finish();
+        // An event is itself by its id and all of its content: copies that a transform made have the same id.
+        let digests: Vec<Hash> = request.events.iter().map(|e| sha256(e)).collect();
+        let ids: Vec<Option<Hash>> =
+            request.events.iter().zip(&digests).map(|(e, d)| has_id(e).then_some(*d)).collect();
+        let whole = key_of(&digests);
+        // The same request again is recognised as one. Else it may bring events that came in others.
+        let doubted = call.connection.is_doubted(&whole);
+        let recognised = call.connection.recognise(if doubted { &[] } else { &ids });
+        let again = recognised.events();
+        // Parts are cut by what is left, so it is what is left that is recognised if it comes again.
+        let key = if again.is_empty() { whole } else { key_of(&left(&digests, again)) };
         let (redelivery, delivery) = Delivery::begin(&call.connection, submitter, key);
         let mut decoder = Decoder::new(&call.peer.ip().to_string());
-        self.metrics.events.inc_by(logs as u64);
-        // What is refused beside logs that are taken: they cannot be answered apart, so the trail says it.
+        // What the trail says of events that are not sealed: those that are refused beside logs that are taken, which cannot
+        // be answered apart, and those that were sealed before.
         let mut refused = (other > 0).then(|| refusal(&request.events));
-        let mut events = request.events.iter().filter(|e| is_log(e));
-        let handed = begin(submitter, &decoder.source(), Some(key), redelivery, |out| {
+        let mut known = (!again.is_empty()).then(|| redelivery_of(again));
+        let events = left(&request.events, again);
+        let mut events = events.iter().filter(|e| is_log(e)).peekable();
+        let key = events.peek().is_some().then_some(key);
+        let handed = begin(submitter, &decoder.source(), key, redelivery, |out| {
             if let Some(event) = events.next() {
                 decoder.event(event, out);
                 return Some(event.len());
             }
-            out.push_own("refused", &refused.take()?);
+            if let Some(metadata) = refused.take() {
+                out.push_own("refused", &metadata);
+            } else {
+                out.push_redelivery(again.len() as u32, &known.take()?);
+            }
             Some(0)
         })?;
-        Ok((handed, delivery))
+        let events = Some((recognised, ids.into_iter().flatten().collect()));
+        Ok(Begun { handed, delivery, events })
     }
+}
+
+/// What recognises a request, or what is left of it.
+fn key_of(events: &[Hash]) -> Hash {
+    let mut d = Digest::default();
+    d.update(b"vector\0");
+    events.iter().for_each(|e| d.update(&e.0));
+    d.finish()
+}
+
+/// Those that are not at one of these places.
+fn left<T: Clone>(all: &[T], but: &[(usize, Hash)]) -> Vec<T> {
+    let mut but = but.iter().map(|(i, _)| *i).peekable();
+    all.iter().enumerate().filter(|(i, _)| but.next_if_eq(i).is_none()).map(|(_, t)| t.clone()).collect()
+}
+
+/// What the trail says of events that were sealed before, in other requests.
+fn redelivery_of(again: &[(usize, Hash)]) -> Vec<u8> {
+    let mut d = Digest::default();
+    again.iter().for_each(|(_, event)| d.update(&event.0));
+    let metadata = serde_json::json!({ "digest": d.finish().to_string(), "events": again.len() });
+    json::to_canonical(&metadata).unwrap_or_default()
+}
+
+/// Just enough of an [`EventWrapper`] to see whether its event has an id.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Wrapped {
+    #[prost(message, optional, tag = "1")]
+    log: Option<WrappedLog>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WrappedLog {
+    #[prost(message, optional, tag = "4")]
+    metadata: Option<WrappedMetadata>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WrappedMetadata {
+    #[prost(bytes = "bytes", tag = "7")]
+    id: Bytes,
+}
+
+/// Whether an event has an id by which it is known when it comes again. Public for fuzzing.
+#[doc(hidden)]
+pub fn has_id(event: &Bytes) -> bool {
+    let id = |w: Wrapped| Some(w.log?.metadata?.id);
+    Wrapped::decode(event.clone()).ok().and_then(id).is_some_and(|id| id.len() == 16 && id[..] != [0; 16])
 }
 
 /// What the trail says of events that were no logs.
