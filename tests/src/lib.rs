@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: trails made by hand, the real binaries, and what fuzzing asserts.
 
+pub mod certificates;
 pub mod client;
 pub mod example;
 pub mod forge;

@@ -103,24 +103,7 @@ fn awkward_input_is_sealed_whole() {
 fn who_may_post() {
     let dir = tempfile::tempdir().unwrap();
     let path = |n: &str| dir.path().join(n).display().to_string();
-    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    authority.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let ca = authority.self_signed(&ca_key).unwrap();
-    let issuer = rcgen::Issuer::new(authority, ca_key);
-    let issue = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
-        std::fs::write(path(&format!("{name}.crt")), cert.pem()).unwrap();
-        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    };
-    issue("server");
-    issue("client");
-    std::fs::write(path("ca.crt"), ca.pem()).unwrap();
+    waxseal_e2e::certificates::write(dir.path());
     let curl = |args: &[&str]| {
         let out = std::process::Command::new("curl")
             .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20"])

@@ -1,12 +1,13 @@
 //! Real shippers and clients, as their users run them, into a verified trail. Those that the set-up could not get are named
 //! in the output and not tried; a stock Vector and Fluent Bit are those that `VECTOR`, `FLUENT_BIT` or PATH name.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use waxseal_e2e::process::{Site, each_record, free_port, local_store};
+use waxseal_e2e::certificates;
+use waxseal_e2e::process::{Site, each_record, free_port, local_store, post};
 
 fn find(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
@@ -86,6 +87,16 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     panic!("waited for two minutes: {what}");
 }
 
+/// Waits until nothing more comes.
+fn until_silence(telemetry: u16) {
+    let mut last = (0, 0);
+    wait_for("the shipper has sent everything", || {
+        let now = counter(telemetry, "waxseal_events_received_total");
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        last.1 > 60
+    });
+}
+
 /// A counter of the sink's metrics.
 fn counter(telemetry: u16, name: &str) -> u64 {
     let url = format!("http://127.0.0.1:{telemetry}/metrics");
@@ -95,19 +106,11 @@ fn counter(telemetry: u16, name: &str) -> u64 {
     line.map_or(0, |n| n as u64)
 }
 
-fn certificate(dir: &Path) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let cert =
-        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    std::fs::write(dir.join("tls.crt"), cert.pem()).unwrap();
-    std::fs::write(dir.join("tls.key"), key.serialize_pem()).unwrap();
-}
-
 #[test]
 fn forward_from_node() {
     let (Some(modules), Some(node)) = (prepared("WAXSEAL_NODE"), find("NODE", "node")) else { return };
     let site = Site::new("");
-    certificate(site.dir.path());
+    certificates::write(site.dir.path());
     let p = |n: &str| site.path(n).display().to_string();
     let send = |options: serde_json::Value| {
         let out = run(Command::new(&node)
@@ -129,15 +132,15 @@ fn forward_from_node() {
         "  forward:\n    listen: \"127.0.0.1:{}\"\n    tls: {{certificate: {}, key: {}}}\n    \
          shared_key: 0123456789abcdef\n    users: [{{name: node, password: secret}}]\n",
         site.port,
-        p("tls.crt"),
-        p("tls.key")
+        p("server.crt"),
+        p("server.key")
     );
     let yaml = std::fs::read_to_string(site.path("sink.yaml")).unwrap().replace(&plain, &secure);
     std::fs::write(site.path("sink.yaml"), yaml).unwrap();
     let sink = site.start();
     let with = |key: &str, password: &str, wait: u64| {
         send(serde_json::json!({
-            "port": site.port, "count": 50, "mode": "PackedForward", "ca": p("tls.crt"), "wait": wait,
+            "port": site.port, "count": 50, "mode": "PackedForward", "ca": p("ca.crt"), "wait": wait,
             "sharedKey": key, "username": "node", "password": password,
         }))
     };
@@ -304,13 +307,7 @@ fn from_file(site: &Site, telemetry: u16, lines: usize, kills: usize, field: &st
             sink = site.start();
         }
     }
-    // Until nothing more comes.
-    let mut last = (0, 0);
-    wait_for("the shipper has sent everything", || {
-        let now = counter(telemetry, "waxseal_events_received_total");
-        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
-        last.1 > 60
-    });
+    until_silence(telemetry);
     sink.stop();
     let mut seen = BTreeMap::new();
     each_record(&local_store(&site.path("trail")), &[], &mut |r| {
@@ -363,6 +360,179 @@ fn vector_from_a_file() {
         println!("{example}: {kills} kills, {} of {lines} lines, {twice} twice", seen.len());
         assert_eq!((seen.len(), twice), (lines, 0));
     }
+}
+
+/// Client certificates; and an event that another sink of the same Vector sees masked.
+#[test]
+fn vector_with_certificates_and_masking() {
+    let Some(binary) = find("VECTOR", "vector") else { return };
+    let site = Site::new("");
+    certificates::write(site.dir.path());
+    let p = |n: &str| site.path(n).display().to_string();
+    site.intake(&format!(
+        "  vector:\n    listen: \"127.0.0.1:{}\"\n    tls: {{certificate: {}, key: {}, client_ca: {}}}\n",
+        site.port,
+        p("server.crt"),
+        p("server.key"),
+        p("ca.crt")
+    ));
+    let sink = site.start();
+    let start = |name: &str, tls: &str| {
+        let text = include_str!("../../docs/examples/vector-masking.yaml")
+            .replace("127.0.0.1:6000", &format!("localhost:{}\n    tls: {tls}", site.port))
+            .replace("/var/log/audit/*.log", &p("in.log"))
+            .replace("/var/log/elsewhere.log", &p(&format!("{name}.log")))
+            .replace("/var/lib/vector", &p(name));
+        std::fs::write(site.path(&format!("{name}.yaml")), text).unwrap();
+        std::fs::create_dir(site.path(name)).unwrap();
+        let mut command = Command::new(&binary);
+        Process::start(command.args(["--config", &p(&format!("{name}.yaml"))]), &site.path("vector.log"))
+    };
+    let line = "login of alice@example.org, card 4111 1111 1111 1111, authorization: Bearer abcdef0123456789";
+    std::fs::write(site.path("in.log"), format!("{line}\n")).unwrap();
+    let elsewhere = |name: &str| {
+        let mut text = String::new();
+        wait_for("the other sink has the event", || {
+            text = std::fs::read_to_string(site.path(&format!("{name}.log"))).unwrap_or_default();
+            text.ends_with('\n')
+        });
+        text
+    };
+    // Without a certificate of its own nothing comes through, and nothing is dropped.
+    let stranger = start("stranger", &format!("{{enabled: true, ca_file: {}}}", p("ca.crt")));
+    elsewhere("stranger");
+    std::thread::sleep(Duration::from_secs(2));
+    drop(stranger); // it would wait a minute for its answer
+    let known = format!(
+        "{{enabled: true, ca_file: {}, crt_file: {}, key_file: {}}}",
+        p("ca.crt"),
+        p("client.crt"),
+        p("client.key")
+    );
+    let vector = start("known", &known);
+    let masked = elsewhere("known");
+    wait_for("the position is written", || {
+        std::fs::read_to_string(site.path("known/audit/checkpoints.json")).is_ok()
+    });
+    vector.terminate();
+    sink.stop();
+    let all = records(&site);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0]["metadata"]["message"], line);
+    let masked: serde_json::Value = serde_json::from_str(&masked).unwrap();
+    assert_eq!(masked["message"], "login of [REDACTED], card [REDACTED], authorization: [REDACTED]");
+}
+
+/// Vector itself is killed, with a disk buffer. What it sends again comes in other requests, with the ids that the sink
+/// knows. What it loses of its own buffer the sink has never seen: that much is printed, not judged.
+#[test]
+fn vector_is_killed() {
+    let Some(binary) = find("VECTOR", "vector") else { return };
+    version(&binary);
+    let kills = setting("WAXSEAL_VECTOR_KILLS", 6);
+    let telemetry = free_port();
+    let site = Site::new(&format!("telemetry: {{listen: \"127.0.0.1:{telemetry}\"}}\n"));
+    site.intake(&format!("  vector: {{listen: \"127.0.0.1:{}\"}}\n", site.port));
+    let sink = site.start();
+    let (p, input) = (|n: &str| site.path(n).display().to_string(), free_port());
+    let config = format!(
+        "data_dir: {}\nsources:\n  in:\n    type: http_server\n    address: 127.0.0.1:{input}\n    \
+         decoding: {{codec: bytes}}\n    framing: {{method: newline_delimited}}\nsinks:\n  waxseal:\n    type: vector\n    \
+         inputs: [in]\n    address: 127.0.0.1:{}\n    acknowledgements: {{enabled: true}}\n    buffer: {{type: disk, \
+         max_size: 268435488, when_full: block}}\n",
+        p("data"),
+        site.port
+    );
+    std::fs::write(site.path("vector.yaml"), config).unwrap();
+    std::fs::create_dir(site.path("data")).unwrap();
+    let url = format!("http://127.0.0.1:{input}/");
+    let (mut next, mut kept) = (0, BTreeSet::new());
+    for kill in 0..=kills {
+        let mut command = Command::new(&binary);
+        let vector = Process::start(command.args(["--config", &p("vector.yaml")]), &site.path("vector.log"));
+        wait_for("Vector listens", || std::net::TcpStream::connect(("127.0.0.1", input)).is_ok());
+        for _ in 0..400 {
+            // A line that was not answered for is never sent again: what is there twice, Vector sent twice.
+            let lines = next..next + 100;
+            next = lines.end;
+            if post(&url, &[], numbered(lines.clone()).as_bytes()).is_ok_and(|r| r.0 == 200) {
+                kept.extend(lines);
+            }
+        }
+        if kill < kills {
+            drop(vector); // SIGKILL
+        } else {
+            until_silence(telemetry);
+            vector.terminate();
+        }
+    }
+    let taken = counter(telemetry, "waxseal_events_received_total");
+    let again = counter(telemetry, "waxseal_events_redelivered_total");
+    sink.stop();
+    let mut seen: BTreeMap<usize, u32> = BTreeMap::new();
+    for r in records(&site) {
+        let text = r["metadata"]["message"].as_str().unwrap_or_default();
+        if let Some(n) = text.split_whitespace().nth(1).and_then(|n| n.parse().ok()) {
+            *seen.entry(n).or_default() += 1;
+        }
+    }
+    let lost = kept.iter().filter(|n| !seen.contains_key(n)).count();
+    let twice = seen.values().filter(|n| **n > 1).count();
+    println!(
+        "Vector killed {kills} times, disk buffer: it answered for {} lines and never sent {lost} of them; {again} were \
+         sent again and recognised, {twice} sealed twice",
+        kept.len()
+    );
+    assert_eq!((seen.len() as u64, twice), (taken, 0));
+}
+
+/// Offsets move when batches are sealed and stored, and not before.
+#[test]
+fn kafka_by_vector() {
+    let (Some(binary), Some(python)) = (find("VECTOR", "vector"), prepared("WAXSEAL_CLIENTS")) else {
+        return;
+    };
+    version(&binary);
+    let site = Site::new("acknowledge: stored\nbatch: {max_age: 200ms}\n");
+    site.intake(&format!("  vector: {{listen: \"127.0.0.1:{}\"}}\n", site.port));
+    let p = |n: &str| site.path(n).display().to_string();
+    let mut command = Command::new(python);
+    command.arg(script("kafka.py")).args(["3000", "waxseal"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut broker = Process(command.stderr(Stdio::null()).spawn().unwrap());
+    let mut ask = broker.0.stdin.take().unwrap();
+    let mut lines = BufReader::new(broker.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let brokers = lines.next().unwrap();
+    let mut committed = || {
+        writeln!(ask).unwrap();
+        lines.next().unwrap().parse::<u64>().unwrap()
+    };
+    let text = include_str!("../../docs/examples/vector-kafka.yaml")
+        .replace("127.0.0.1:9092", &brokers)
+        .replace("127.0.0.1:6000", &format!("127.0.0.1:{}", site.port))
+        .replace("/var/lib/vector", &p("data"));
+    std::fs::write(site.path("vector.yaml"), text).unwrap();
+    std::fs::create_dir(site.path("data")).unwrap();
+    let mut command = Command::new(&binary);
+    let vector = Process::start(command.args(["--config", &p("vector.yaml")]), &site.path("vector.log"));
+    // Read, but not sealed: there is no sink yet.
+    wait_for("Vector reads the topic", || {
+        std::fs::read_to_string(site.path("vector.log")).is_ok_and(|l| l.contains("Vector has started"))
+    });
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(committed(), 0, "committed what nobody has");
+    let sink = site.start();
+    wait_for("all offsets are committed", || committed() == 3000);
+    vector.terminate();
+    sink.stop();
+    let numbers: BTreeSet<u64> = records(&site)
+        .iter()
+        .filter_map(|r| {
+            let text = r["metadata"]["message"].as_str()?;
+            serde_json::from_str::<serde_json::Value>(text).ok()?["n"].as_u64()
+        })
+        .collect();
+    assert_eq!(numbers.len(), 3000);
+    println!("Kafka by Vector: 0 offsets committed before the sink was there, 3000 after");
 }
 
 #[test]
