@@ -369,15 +369,46 @@ fn yes() -> bool {
     true
 }
 
-/// A listener's TLS.
-#[derive(Clone, Debug)]
+/// A listener's TLS, as its files were when they were read.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
+    /// Where it stands in the configuration.
+    what: String,
+    /// The files of certificate, key, and CAs.
+    files: (String, String, Option<String>),
     /// PEM.
     pub certificate: Vec<u8>,
     /// PEM.
     pub key: Vec<u8>,
     /// PEM.
     pub client_ca: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.tls", self.what)
+    }
+}
+
+impl Tls {
+    fn read(what: &str, files: (String, String, Option<String>)) -> Result<Tls, String> {
+        let (certificate, key, client_ca) = &files;
+        Ok(Tls {
+            certificate: read(&format!("{what}.tls.certificate"), certificate)?,
+            key: read(&format!("{what}.tls.key"), key)?,
+            client_ca: client_ca.as_ref().map(|c| read(&format!("{what}.tls.client_ca"), c)).transpose()?,
+            what: what.to_owned(),
+            files,
+        })
+    }
+
+    /// What the files hold now.
+    ///
+    /// # Errors
+    /// A text that names the file.
+    pub fn again(&self) -> Result<Tls, String> {
+        Tls::read(&self.what, self.files.clone())
+    }
 }
 
 /// HTTP intake.
@@ -703,12 +734,7 @@ fn check_listen(
 }
 
 fn check_tls(what: &str, raw: Option<RawTls>) -> Result<Option<Tls>, String> {
-    let Some(t) = raw else { return Ok(None) };
-    Ok(Some(Tls {
-        certificate: read(&format!("{what}.tls.certificate"), &t.certificate.0)?,
-        key: read(&format!("{what}.tls.key"), &t.key.0)?,
-        client_ca: t.client_ca.map(|c| read(&format!("{what}.tls.client_ca"), &c.0)).transpose()?,
-    }))
+    raw.map(|t| Tls::read(what, (t.certificate.0, t.key.0, t.client_ca.map(|c| c.0)))).transpose()
 }
 
 fn knows_clients(tls: Option<&Tls>) -> bool {

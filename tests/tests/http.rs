@@ -139,13 +139,22 @@ fn who_may_post() {
     with(&mut site, &format!("{tls}, client_ca: {}}}", path("ca.crt")));
     let sink = site.start();
     assert_eq!(curl(&["--cacert", &path("ca.crt"), "-d", "{}", &url]).unwrap(), "000");
-    let client = [&path("client.crt")[..], &path("client.key")[..]];
-    assert_eq!(
-        curl(&["--cacert", &path("ca.crt"), "--cert", client[0], "--key", client[1], "-d", "{}", &url])
-            .unwrap(),
-        "200"
-    );
-    sink.stop();
+    let (ca, crt, key) = (path("ca.crt"), path("client.crt"), path("client.key"));
+    let known = ["--cacert", &ca, "--cert", &crt, "--key", &key, "-d", "{}", &url];
+    assert_eq!(curl(&known).unwrap(), "200");
+    // All of it is renewed, by another authority, while the sink runs.
+    waxseal_e2e::certificates::write(dir.path());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while curl(&known).unwrap() != "200" {
+        assert!(Instant::now() < deadline, "the new certificates are not in use");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    // Half of a renewal: what was in use stays.
+    std::fs::write(path("server.crt"), "not yet").unwrap();
+    std::thread::sleep(Duration::from_secs(11));
+    assert_eq!(curl(&known).unwrap(), "200");
+    let log = sink.stop();
+    assert!(log.contains("tls.certificate: no certificate in PEM; the old ones are"), "{log}");
     assert_eq!(site.verify(&[]).0, 0);
 }
 

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -15,6 +15,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// How long a client may take for a handshake, its headers, or the next piece of what it sends.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the files of TLS are looked at: a certificate that is renewed must not need a restart.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a connection is, with TLS or without.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -32,9 +35,49 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
 pub struct Listener {
     name: &'static str,
     tcp: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     most: usize,
     metrics: Arc<Metrics>,
+}
+
+/// A TLS acceptor that follows its files.
+struct Acceptor {
+    config: Tls,
+    alpn: Vec<Vec<u8>>,
+    acceptor: TlsAcceptor,
+    looked: Instant,
+}
+
+impl Acceptor {
+    fn new(config: &Tls, alpn: &[&[u8]]) -> Result<Acceptor, String> {
+        let alpn = alpn.iter().map(|p| p.to_vec()).collect();
+        let acceptor = acceptor(config, &alpn)?;
+        Ok(Acceptor { config: config.clone(), alpn, acceptor, looked: Instant::now() })
+    }
+
+    /// For the next connection; those that there are keep what they have.
+    fn now(&mut self, name: &str) -> TlsAcceptor {
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            if let Err(e) = self.look(name) {
+                // Half of a renewal may be in place; the certificate before it is still good.
+                tracing::warn!(
+                    "intake.{name}: the TLS files changed and cannot be used: {e}; the old ones are"
+                );
+            }
+        }
+        self.acceptor.clone()
+    }
+
+    fn look(&mut self, name: &str) -> Result<(), String> {
+        let config = self.config.again()?;
+        if config != self.config {
+            self.acceptor = acceptor(&config, &self.alpn)?;
+            self.config = config;
+            tracing::info!("intake.{name}: new TLS files are in use");
+        }
+        Ok(())
+    }
 }
 
 impl Listener {
@@ -50,7 +93,8 @@ impl Listener {
         most: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Listener, String> {
-        let tls = tls.map(|t| acceptor(t, alpn)).transpose().map_err(|e| format!("intake.{name}.{e}"))?;
+        let tls =
+            tls.map(|t| Acceptor::new(t, alpn)).transpose().map_err(|e| format!("intake.{name}.{e}"))?;
         let tcp =
             TcpListener::bind(listen).await.map_err(|e| format!("intake.{name}.listen: {listen}: {e}"))?;
         Ok(Listener { name, tcp, tls, most, metrics })
@@ -71,7 +115,7 @@ impl Listener {
     }
 
     /// Serves connections until `stop` changes, then waits for those that there are; `serve` watches `stop` itself.
-    pub async fn run<F, S>(self, mut stop: watch::Receiver<bool>, serve: S)
+    pub async fn run<F, S>(mut self, mut stop: watch::Receiver<bool>, serve: S)
     where
         S: Fn(Stream, SocketAddr, watch::Receiver<bool>) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
@@ -97,8 +141,8 @@ impl Listener {
                     continue;
                 }
             };
-            let (tls, stop, serve, metrics) =
-                (self.tls.clone(), stop.clone(), serve.clone(), self.metrics.clone());
+            let tls = self.tls.as_mut().map(|t| t.now(name));
+            let (stop, serve, metrics) = (stop.clone(), serve.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 metrics.connections.inc();
                 let _open = Open(metrics);
@@ -137,11 +181,8 @@ async fn handshake(tcp: TcpStream, tls: Option<TlsAcceptor>) -> std::io::Result<
     })
 }
 
-/// A TLS acceptor from PEM.
-///
-/// # Errors
-/// A text that names the member of the configuration.
-pub fn acceptor(config: &Tls, alpn: &[&[u8]]) -> Result<TlsAcceptor, String> {
+/// A TLS acceptor from PEM, or a text that names the member of the configuration.
+fn acceptor(config: &Tls, alpn: &Vec<Vec<u8>>) -> Result<TlsAcceptor, String> {
     let certificates = |what: &str, pem: &[u8]| -> Result<Vec<CertificateDer<'static>>, String> {
         let list: Vec<_> = CertificateDer::pem_slice_iter(pem)
             .collect::<Result<_, _>>()
@@ -170,6 +211,6 @@ pub fn acceptor(config: &Tls, alpn: &[&[u8]]) -> Result<TlsAcceptor, String> {
     let mut server = builder
         .with_single_cert(certificates("certificate", &config.certificate)?, key)
         .map_err(|e| format!("tls: {e}"))?;
-    server.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    server.alpn_protocols.clone_from(alpn);
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
