@@ -138,7 +138,7 @@ impl Client<'_> {
                         }
                         break;
                     }
-                    Ok((429 | 503, _)) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                    Ok((503, _)) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
                     Ok(other) => panic!("{other:?}"),
                 }
             }

@@ -114,8 +114,9 @@ fn refuse(status: StatusCode, error: &str, detail: impl std::fmt::Display) -> An
     answer(status, serde_json::json!({ "error": error, "detail": detail.to_string() }))
 }
 
-fn later(status: StatusCode, seconds: u64, error: &str, detail: impl std::fmt::Display) -> Answer {
-    let mut r = refuse(status, error, detail);
+/// To be sent again. It is always 503: shippers that drop what is answered with 4xx (rsyslog, Fluentd) drop a 429 too.
+fn later(seconds: u64, error: &str, detail: impl std::fmt::Display) -> Answer {
+    let mut r = refuse(StatusCode::SERVICE_UNAVAILABLE, error, detail);
     r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     r
 }
@@ -142,9 +143,7 @@ async fn handle(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>
     };
     match answer.status() {
         StatusCode::OK => state.metrics.answered(began),
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT => {
-            state.metrics.count(Outcome::Refused);
-        }
+        StatusCode::SERVICE_UNAVAILABLE => state.metrics.count(Outcome::Refused),
         _ => state.metrics.count(Outcome::Malformed),
     }
     answer
@@ -174,7 +173,7 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>
     })
     .await
     .unwrap_or_else(|_| {
-        Err(later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", "this request failed inside the sink"))
+        Err(later(2, "failing", "this request failed inside the sink"))
     })?;
     let taken = handed.finish().await;
     drop(held);
@@ -193,9 +192,9 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>
 /// What a client is told of a refusal.
 fn refused(r: Refusal) -> Answer {
     match r {
-        Refusal::Full => later(StatusCode::TOO_MANY_REQUESTS, 5, "full", r),
-        Refusal::Closing => later(StatusCode::SERVICE_UNAVAILABLE, 5, "closing", r),
-        Refusal::Failing => later(StatusCode::SERVICE_UNAVAILABLE, 2, "failing", r),
+        Refusal::Full => later(5, "full", r),
+        Refusal::Closing => later(5, "closing", r),
+        Refusal::Failing => later(2, "failing", r),
     }
 }
 
@@ -207,8 +206,8 @@ fn no_body(e: &BodyError) -> Answer {
             "too_large",
             format!("the body is over {max} bytes, as it came or decompressed (intake.http.max_body)"),
         ),
-        BodyError::Timeout => refuse(StatusCode::REQUEST_TIMEOUT, "timeout", e),
-        BodyError::Busy(e) => later(StatusCode::TOO_MANY_REQUESTS, 2, "busy", e),
+        BodyError::Timeout => later(2, "timeout", e),
+        BodyError::Busy(e) => later(2, "busy", e),
         BodyError::Broken(e) => refuse(StatusCode::BAD_REQUEST, "body", e),
         BodyError::Packed(_) => refuse(StatusCode::BAD_REQUEST, "content_encoding", e),
     }

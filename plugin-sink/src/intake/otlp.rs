@@ -621,13 +621,13 @@ impl HttpState {
             }
             Err((status, why)) => {
                 metrics.count(match status {
-                    StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Outcome::Refused,
+                    StatusCode::SERVICE_UNAVAILABLE => Outcome::Refused,
                     StatusCode::UNAUTHORIZED => Outcome::Unauthenticated,
                     _ => Outcome::Malformed,
                 });
                 let body = RpcStatus { code: why.code as i32, message: why.message };
                 let mut r = respond(status, body.encode_to_vec().into());
-                if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+                if status == StatusCode::SERVICE_UNAVAILABLE {
                     r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
                 }
                 r
