@@ -4,6 +4,7 @@
 //!
 //! `bench-intake [EVENTS]`; `bench-intake discard CONFIG` is the server beside.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -73,7 +74,22 @@ fn site(protocol: Protocol) -> Site {
 
 /// CPU seconds of a process so far.
 fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    cpu_of(&format!("/proc/{pid}/stat"))
+}
+
+/// CPU seconds of a process so far, by the names of its threads.
+fn by_thread(pid: u32) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let path = task.path().display().to_string();
+        let name = std::fs::read_to_string(format!("{path}/comm")).unwrap_or_default().trim().to_owned();
+        *all.entry(name).or_default() += cpu_of(&format!("{path}/stat"));
+    }
+    all
+}
+
+fn cpu_of(stat: &str) -> f64 {
+    let stat = std::fs::read_to_string(stat).unwrap_or_default();
     let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11);
     let mut next = || fields.next().and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0) / 100.0;
     next() + next()
@@ -106,13 +122,21 @@ fn bench(events: u64) {
         "| protocol | sealing, events/s | server CPU µs | decode, convert, acknowledge, events/s | server CPU µs | ratio |"
     );
     println!("|---|---|---|---|---|---|");
+    let mut profiles = Vec::new();
     for protocol in PROTOCOLS {
         let pad = text();
         let batches: Vec<_> =
             (0..events / BATCH).map(|n| batch_with(protocol, n * BATCH, BATCH, &pad)).collect();
         let s = site(protocol);
         let sink = s.start();
+        let before = by_thread(sink.child.id());
         let (sealed, sealed_cpu) = throughput(protocol, s.port, sink.child.id(), &batches);
+        // Blocking threads that have ended meanwhile would be missed: they live for ten seconds.
+        let spent = by_thread(sink.child.id()).into_iter().map(|(name, after)| {
+            let used = after - before.get(&name).unwrap_or(&0.0);
+            (name, used / events as f64 * 1e6)
+        });
+        profiles.push((protocol, spent.filter(|(_, used)| *used >= 0.05).collect::<Vec<_>>()));
         sink.stop();
         let mut child = start_discard(&s);
         let (bare, bare_cpu) = throughput(protocol, s.port, child.id(), &batches);
@@ -122,6 +146,11 @@ fn bench(events: u64) {
             "| {protocol:?} | {sealed:.0} | {sealed_cpu:.1} | {bare:.0} | {bare_cpu:.1} | {:.2} |",
             sealed / bare
         );
+    }
+    println!("\nWhere sealing's CPU went, µs an event, by thread:\n");
+    for (protocol, spent) in profiles {
+        let spent: Vec<_> = spent.iter().map(|(name, used)| format!("{name} {used:.1}")).collect();
+        println!("- {protocol:?}: {}", spent.join(", "));
     }
     println!("\n1,000 idle connections and 50 busy ones, requests of 200 events:\n");
     println!("| protocol | saturated, events/s | at half of it: p50 ms | p99 ms | max ms | peak RSS, MiB |");
