@@ -254,7 +254,7 @@ pub struct RawForward {
     /// Users that may send; they need a shared key beside.
     #[serde(default)]
     pub users: Vec<RawUser>,
-    /// The name by which this server proves to clients that it has the shared key. Default: the writer's name.
+    /// The name by which this server proves to clients that it has the shared key. Default `waxseal`.
     pub hostname: Option<Text>,
     /// Listen beyond loopback with neither shared key nor client certificates. Default false.
     #[serde(default)]
@@ -487,10 +487,18 @@ pub struct Intakes {
 }
 
 impl Intakes {
+    /// How many listen.
+    pub fn listeners(&self) -> usize {
+        let Intakes { http, vector, forward, otlp_grpc, otlp_http, .. } = self;
+        [http.is_some(), vector.is_some(), forward.is_some(), otlp_grpc.is_some(), otlp_http.is_some()]
+            .into_iter()
+            .filter(|there| *there)
+            .count()
+    }
+
     /// Whether nothing listens.
     pub fn is_empty(&self) -> bool {
-        let Intakes { http, vector, forward, otlp_grpc, otlp_http, .. } = self;
-        http.is_none() && vector.is_none() && forward.is_none() && otlp_grpc.is_none() && otlp_http.is_none()
+        self.listeners() == 0
     }
 }
 
@@ -606,7 +614,7 @@ impl Config {
         if raw.spool.max_bytes.0 < 64 << 20 {
             return Err("spool.max_bytes: 64MiB or more".to_owned());
         }
-        let intake = check_intake(raw.intake, &writer)?;
+        let intake = check_intake(raw.intake)?;
         let telemetry = raw
             .telemetry
             .map(|t| {
@@ -683,10 +691,10 @@ pub(crate) fn read(what: &str, path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("{what}: {path}: {e}"))
 }
 
-fn check_intake(raw: RawIntake, writer: &str) -> Result<Intakes, String> {
+fn check_intake(raw: RawIntake) -> Result<Intakes, String> {
     let http = raw.http.map(check_http).transpose()?;
     let vector = raw.vector.map(check_vector).transpose()?;
-    let forward = raw.forward.map(|f| check_forward(f, writer)).transpose()?;
+    let forward = raw.forward.map(check_forward).transpose()?;
     let otlp = raw.otlp.unwrap_or_default();
     let otlp_grpc = otlp.grpc.map(|o| check_otlp("intake.otlp.grpc", o)).transpose()?;
     let otlp_http = otlp.http.map(|o| check_otlp("intake.otlp.http", o)).transpose()?;
@@ -788,7 +796,7 @@ fn check_vector(raw: RawVector) -> Result<Vector, String> {
     Ok(Vector { listen, tls, max_message: check_size("intake.vector.max_message", raw.max_message)? })
 }
 
-fn check_forward(raw: RawForward, writer: &str) -> Result<Forward, String> {
+fn check_forward(raw: RawForward) -> Result<Forward, String> {
     let what = "intake.forward";
     let tls = check_tls(what, raw.tls)?;
     let shared_key = secret(what, "shared_key", raw.shared_key, raw.shared_key_file)?;
@@ -812,7 +820,8 @@ fn check_forward(raw: RawForward, writer: &str) -> Result<Forward, String> {
     let how = "shared_key or tls.client_ca";
     let listen = check_listen(what, &raw.listen, known, raw.allow_unauthenticated, how)?;
     let max_message = check_size("intake.forward.max_message", raw.max_message)?;
-    let hostname = raw.hostname.map_or_else(|| writer.to_owned(), |h| h.0);
+    // Not this machine's name: Fluentd refuses a server that has its own.
+    let hostname = raw.hostname.map_or_else(|| "waxseal".to_owned(), |h| h.0);
     Ok(Forward { listen, tls, shared_key, users, hostname, max_message, heartbeat: raw.heartbeat })
 }
 

@@ -1,13 +1,13 @@
 //! `waxseal-sink`: the sink as a server.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
 use waxseal_sink::config::{self, Config};
 use waxseal_sink::filter::Filters;
 use waxseal_sink::intake;
-use waxseal_sink::pipeline::Pipeline;
+use waxseal_sink::pipeline::{Pipeline, Submitter};
 use waxseal_sink::{Context, memory, telemetry};
 
 /// Takes events from shippers, chains, spools, signs and stores them.
@@ -61,6 +61,7 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
             args.config.display()
         ));
     }
+    allow_descriptors(intakes.listeners() * intakes.max_connections);
     let _held = config::hold(&config).map_err(|e| anyhow!(e))?;
     let cx = Context::system(config).map_err(|e| anyhow!(e))?;
     let writer = cx.config.writer.clone();
@@ -82,27 +83,54 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
         .thread_name("wax-net")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(pipeline, intakes, telemetry_listen, args.grace.0))
+    let submitter = pipeline.submitter();
+    let half = args.grace.0 / 2;
+    let served = runtime.block_on(serve(&submitter, intakes, telemetry_listen, half));
+    // On this thread: the runtime's may all be waiting for the pipeline.
+    let stopped = pipeline.stop(half);
+    runtime.shutdown_background();
+    served?;
+    stopped?;
+    Ok(())
 }
 
+/// Raises the limit on open files as far as this process may, and says so if that is less than connections may need:
+/// without a descriptor the spool and the store cannot be written either.
+fn allow_descriptors(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    const OWN: u64 = 256;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        limit = getrlimit(Resource::Nofile);
+    }
+    let wanted = connections as u64 + OWN;
+    if let Some(most) = limit.current.filter(|n| *n < wanted) {
+        tracing::warn!(
+            "at most {most} files may be open, and intake.max_connections allows for {wanted}: lower the one or raise the \
+             other (LimitNOFILE, ulimit -n)"
+        );
+    }
+}
+
+/// Serves until it is told to stop, and then until what is under way is answered, for at most `half` of the grace.
 async fn serve(
-    pipeline: Pipeline,
+    submitter: &Submitter,
     intakes: config::Intakes,
     telemetry_listen: Option<std::net::SocketAddr>,
-    grace: Duration,
+    half: Duration,
 ) -> anyhow::Result<()> {
     // Before anyone hears that there is something to stop.
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let submitter = pipeline.submitter();
     let mut servers = Vec::new();
     if let Some(listen) = telemetry_listen {
         let listener = telemetry::bind(listen).await.map_err(|e| anyhow!(e))?;
         tracing::info!("telemetry on http://{}", listener.local_addr()?);
         tokio::spawn(telemetry::run(listener, submitter.clone(), stopped.clone()));
     }
-    for intake in intake::bind(&intakes, &submitter).await.map_err(|e| anyhow!(e))? {
+    for intake in intake::bind(&intakes, submitter).await.map_err(|e| anyhow!(e))? {
         tracing::info!("{}", intake.place());
         servers.push(tokio::spawn(intake.run(stopped.clone())));
     }
@@ -120,14 +148,12 @@ async fn serve(
     tracing::info!("stopping: no new events are taken, what the spool has is sealed");
     let _ = stop.send(true);
     // Requests under way are answered before the pipeline closes, but all of them together may not use up the grace.
-    let half = grace / 2;
     let all = async {
         for server in servers {
             let _ = server.await;
         }
     };
     let _ = tokio::time::timeout(half, all).await;
-    tokio::task::spawn_blocking(move || pipeline.stop(half)).await.context("the pipeline's thread")??;
     Ok(())
 }
 
