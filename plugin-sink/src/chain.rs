@@ -53,9 +53,19 @@ impl Own {
         self.tick
     }
 
-    fn insert(&mut self, key: [u8; 32]) {
+    /// Says what was there before.
+    fn insert(&mut self, key: [u8; 32]) -> Option<u64> {
         self.tick += 1;
+        let before = self.ticks.get(&key).copied();
         self.ticks.insert(key, self.tick);
+        before
+    }
+
+    fn restore(&mut self, key: [u8; 32], before: Option<u64>) {
+        match before {
+            Some(tick) => self.ticks.insert(key, tick),
+            None => self.ticks.forget(&key),
+        }
     }
 
     fn is_again(&self, key: &[u8; 32], redelivery: Redelivery) -> bool {
@@ -140,6 +150,14 @@ impl Sealables {
     pub fn text_of(&self, record: &Sealable) -> Bytes {
         self.text.slice(record.at..record.at + record.len)
     }
+}
+
+/// The keys of a group's chunks.
+#[derive(Default)]
+struct Keys {
+    new: Vec<[u8; 32]>,
+    /// With when each was last spooled before.
+    repeated: Vec<([u8; 32], Option<u64>)>,
 }
 
 /// Receipts, the group's bytes, and its records.
@@ -311,7 +329,7 @@ impl Chain {
     /// [`SinkError`] for what no retry mends.
     pub fn accept(&mut self, cx: &Context, chunks: &[Chunk]) -> Result<Accepted, SinkError> {
         let (next, last_hash, observed_at) = (self.next, self.last_hash, self.observed_at);
-        let mut keys = Vec::new();
+        let mut keys = Keys::default();
         let (receipts, group, records) = self.assemble(cx, chunks, &mut keys)?;
         match self.spool.append(&group, next) {
             Ok(()) => {
@@ -321,10 +339,15 @@ impl Chain {
             }
             Err(error) => {
                 // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
-                for key in &keys {
-                    self.known.forget(key);
-                    lock(&self.own).ticks.forget(key);
+                let mut own = lock(&self.own);
+                for (key, before) in keys.repeated.into_iter().rev() {
+                    own.restore(key, before);
                 }
+                for key in keys.new {
+                    self.known.forget(&key);
+                    own.restore(key, None);
+                }
+                drop(own);
                 (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
                 Ok(match error {
                     AppendError::Full => Accepted::Refused(Refusal::Full),
@@ -340,12 +363,7 @@ impl Chain {
         }
     }
 
-    fn assemble(
-        &mut self,
-        cx: &Context,
-        chunks: &[Chunk],
-        keys: &mut Vec<[u8; 32]>,
-    ) -> Result<Assembled, SinkError> {
+    fn assemble(&mut self, cx: &Context, chunks: &[Chunk], keys: &mut Keys) -> Result<Assembled, SinkError> {
         let mut group = Group::reusing(self.buffers.take());
         let total: usize = chunks.iter().map(|c| c.events.bytes() + 450 * c.events.len() + 256).sum();
         group.bytes.reserve(total + total / 8);
@@ -360,6 +378,8 @@ impl Chain {
                 let events = redelivery(&key, &fate);
                 let counted = |i| counted(&events, i);
                 self.frame(cx, &mut group, &mut records, &events, &chunk.source, None, 0, counted)?;
+                // It was repeated once: the next equal one on a healthy connection is another one.
+                keys.repeated.push((key, lock(&self.own).insert(key)));
                 receipts.push(Receipt {
                     accepted: fate.accepted.into(),
                     unparsed: fate.unparsed.into(),
@@ -385,7 +405,7 @@ impl Chain {
                 let fate = Fate { first, accepted: events.len() as u32, unparsed: events.unparsed() as u32 };
                 self.known.insert(key, fate);
                 lock(&self.own).insert(key);
-                keys.push(key);
+                keys.new.push(key);
             }
             receipts.push(Receipt {
                 accepted: events.len() as u64,

@@ -93,31 +93,11 @@ pub fn batch_with(protocol: Protocol, first: u64, count: u64, pad: &str) -> Vec<
                 };
                 let log =
                     vector::Log { value: Some(value), metadata_full: Some(metadata), ..Default::default() };
-                vector::EventWrapper { log: Some(log) }.encode_to_vec().into()
+                vector::EventWrapper { log: Some(log) }.encode_to_vec()
             };
-            vector::PushEventsRequest { events: numbers.map(event).collect() }.encode_to_vec()
+            numbers.flat_map(|n| field(1, &event(n))).collect()
         }
-        Protocol::Forward => {
-            let mut entries = Vec::new();
-            for n in numbers {
-                entries.extend_from_slice(&[0x92, 0xd7, 0x00, 0x65, 0x92, 0, 0x80, 0, 0, 0, 9]);
-                let _ = rmp::encode::write_map_len(&mut entries, 3);
-                for (k, v) in [("actor", "alice"), ("pad", pad)] {
-                    let _ = rmp::encode::write_str(&mut entries, k);
-                    let _ = rmp::encode::write_str(&mut entries, v);
-                }
-                let _ = rmp::encode::write_str(&mut entries, "n");
-                let _ = rmp::encode::write_uint(&mut entries, n);
-            }
-            let mut out = Vec::new();
-            let _ = rmp::encode::write_array_len(&mut out, 3);
-            let _ = rmp::encode::write_str(&mut out, "app.audit");
-            let _ = rmp::encode::write_bin(&mut out, &entries);
-            let _ = rmp::encode::write_map_len(&mut out, 1);
-            let _ = rmp::encode::write_str(&mut out, "chunk");
-            let _ = rmp::encode::write_str(&mut out, &format!("chunk-{first}"));
-            out
-        }
+        Protocol::Forward => forward_message(numbers, pad, Some(&format!("chunk-{first}"))),
         Protocol::OtlpGrpc | Protocol::OtlpHttp => {
             let any = |v| Some(otlp::AnyValue { value: Some(v) });
             let kv = |key: &'static str, v| otlp::KeyValue { key: key.into(), value: any(v) };
@@ -133,23 +113,65 @@ pub fn batch_with(protocol: Protocol, first: u64, count: u64, pad: &str) -> Vec<
                     span_id: vec![6; 8].into(),
                     ..Default::default()
                 };
-                record.encode_to_vec().into()
+                field(2, &record.encode_to_vec())
             };
             let scope = otlp::ScopeLogs {
                 scope: Some(otlp::InstrumentationScope { name: "test".into(), ..Default::default() }),
-                log_records: numbers.map(record).collect(),
                 ..Default::default()
             };
             let resource =
                 otlp::Resource { attributes: vec![kv("service.name", text("shop"))], ..Default::default() };
-            let logs = otlp::ResourceLogs {
-                resource: Some(resource),
-                scope_logs: vec![scope],
-                ..Default::default()
-            };
-            otlp::ExportLogsServiceRequest { resource_logs: vec![logs] }.encode_to_vec()
+            let resource = otlp::ResourceLogs { resource: Some(resource), ..Default::default() };
+            otlp_request(&resource, &scope, numbers.map(record))
         }
     }
+}
+
+/// A `PackedForward` message of numbered events.
+pub fn forward_message(numbers: std::ops::Range<u64>, pad: &str, chunk: Option<&str>) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for n in numbers {
+        entries.extend_from_slice(&[0x92, 0xd7, 0x00, 0x65, 0x92, 0, 0x80, 0, 0, 0, 9]);
+        let _ = rmp::encode::write_map_len(&mut entries, 3);
+        for (k, v) in [("actor", "alice"), ("pad", pad)] {
+            let _ = rmp::encode::write_str(&mut entries, k);
+            let _ = rmp::encode::write_str(&mut entries, v);
+        }
+        let _ = rmp::encode::write_str(&mut entries, "n");
+        let _ = rmp::encode::write_uint(&mut entries, n);
+    }
+    let mut out = Vec::new();
+    let _ = rmp::encode::write_array_len(&mut out, 2 + u32::from(chunk.is_some()));
+    let _ = rmp::encode::write_str(&mut out, "app.audit");
+    let _ = rmp::encode::write_bin(&mut out, &entries);
+    if let Some(chunk) = chunk {
+        let _ = rmp::encode::write_map_len(&mut out, 1);
+        let _ = rmp::encode::write_str(&mut out, "chunk");
+        let _ = rmp::encode::write_str(&mut out, chunk);
+    }
+    out
+}
+
+/// A field of a protobuf message: its key, its length, its bytes.
+pub fn field(tag: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut out);
+    prost::encoding::encode_varint(bytes.len() as u64, &mut out);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// An `ExportLogsServiceRequest` of one resource and one scope; each log record as a [`field`] with tag 2.
+pub fn otlp_request(
+    resource: &otlp::ResourceLogs,
+    scope: &otlp::ScopeLogs,
+    records: impl IntoIterator<Item = Vec<u8>>,
+) -> Vec<u8> {
+    let mut scope = scope.encode_to_vec();
+    records.into_iter().for_each(|r| scope.extend_from_slice(&r));
+    let mut logs = resource.encode_to_vec();
+    logs.extend_from_slice(&field(2, &scope));
+    field(1, &logs)
 }
 
 /// A message that is bytes already; it merges nothing.
@@ -213,13 +235,15 @@ pub struct Client {
     grpc: Option<(tokio::runtime::Runtime, tonic::client::Grpc<tonic::transport::Channel>)>,
     /// For Vector's protocol.
     pub compression: Option<CompressionEncoding>,
+    /// How long a gRPC call may take.
+    pub timeout: Duration,
 }
 
 impl Client {
     /// Not connected yet.
     pub fn new(protocol: Protocol, port: u16) -> Client {
         let compression = (protocol == Protocol::Vector).then_some(CompressionEncoding::Zstd);
-        Client { protocol, port, forward: None, grpc: None, compression }
+        Client { protocol, port, forward: None, grpc: None, compression, timeout: Duration::from_secs(60) }
     }
 
     /// Sends a request of [`batch`] once.
@@ -285,7 +309,7 @@ impl Client {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let _in = runtime.enter();
             let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port));
-            let channel = endpoint.expect("a URL").timeout(Duration::from_secs(60)).connect_lazy();
+            let channel = endpoint.expect("a URL").connect_lazy();
             let mut grpc = tonic::client::Grpc::new(channel);
             if let Some(c) = self.compression {
                 grpc = grpc.send_compressed(c);
@@ -293,6 +317,11 @@ impl Client {
             drop(_in);
             (runtime, grpc)
         });
-        runtime.block_on(unary(grpc, path, message.to_vec()))
+        let call = unary(grpc, path, message.to_vec());
+        runtime.block_on(async {
+            // Past its time the call is dropped: its stream is reset, and the connection stays.
+            let answered = tokio::time::timeout(self.timeout, call).await;
+            answered.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")))
+        })
     }
 }

@@ -2,11 +2,11 @@
 //! them over the corpus that is kept, findings included, in every test run.
 
 use bytes::Bytes;
-use prost::Message as _;
 use std::path::Path;
 use std::sync::Arc;
 use waxseal_sink::chain::read_back;
 use waxseal_sink::config::{Config, Raw};
+use waxseal_sink::intake::fields::Fields;
 use waxseal_sink::intake::{forward, http, otlp, vector};
 use waxseal_sink::spool::Spool;
 use waxseal_store::disk::{self, Disk, Open};
@@ -165,8 +165,8 @@ pub fn vector_event(data: &[u8]) {
     decoder.event(&data, &mut events);
     assert_eq!(events.len(), 1, "one event is one record");
     vector::has_id(&data);
-    if let Ok(request) = vector::PushEventsRequest::decode(data) {
-        request.events.iter().take(1000).for_each(|e| decoder.event(e, &mut events));
+    if Fields::number(&data, 1).is_ok() {
+        Fields::new(data, 1).flatten().take(1000).for_each(|e| decoder.event(&e, &mut events));
     }
     assert_eq!(json::is_canonical(&decoder.source()), Ok(true));
     records_of(&events, &decoder.source());
@@ -174,10 +174,13 @@ pub fn vector_event(data: &[u8]) {
 
 /// An OTLP request: as many events as it has log records, and perhaps some resources.
 pub fn otlp_request(data: &[u8]) {
-    let Ok(request) = otlp::ExportLogsServiceRequest::decode(data) else { return };
-    let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
-    let (groups, records) = scopes.fold((0, 0), |(g, r), s| (g + 1, r + s.log_records.len()));
-    let mut decoder = otlp::Decoder::new(request, "192.0.2.1");
+    let data = Bytes::copy_from_slice(data);
+    let Ok((records, _)) = otlp::survey(&data) else { return };
+    let groups: usize = Fields::new(data.clone(), 1)
+        .flatten()
+        .map(|resource| 1 + Fields::new(resource, 2).flatten().count())
+        .sum();
+    let mut decoder = otlp::Decoder::new(data, "192.0.2.1");
     let source = decoder.source();
     let mut events = Events::default();
     while decoder.next(&mut events).is_some() {}

@@ -81,8 +81,8 @@ pub fn patience(bytes: usize) -> Duration {
     PATIENCE + SECOND_A_MEGABYTE * u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }
 
-/// Reads a body of at most `max` bytes into room that it takes first. Of a body that is too large some more is read, so
-/// that the client sees the answer.
+/// Reads a body of at most `max` bytes into room that it takes as they come: nobody holds what he only declares. Of a body
+/// that is too large some more is read, so that the client sees the answer.
 ///
 /// # Errors
 /// [`BodyError`].
@@ -100,25 +100,54 @@ pub async fn collect(
         }
         return Err(BodyError::TooLarge(max));
     }
-    let wanted = declared.unwrap_or(max);
-    let mut held = room.take(wanted).await?;
+    let mut held = room.take(FIRST).await?;
+    let mut buffer = Buffer { bytes: BytesMut::new(), reserved: FIRST };
     let read = async {
-        let mut out = BytesMut::with_capacity(declared.unwrap_or(0));
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {
-                if out.len() + data.len() > max {
+                if buffer.bytes.len() + data.len() > max {
                     discard(body, max.saturating_mul(8)).await;
                     return Err(BodyError::TooLarge(max));
                 }
-                out.extend_from_slice(&data);
+                buffer.push(&data, declared, room, &mut held).await?;
             }
         }
-        Ok(out.freeze())
+        Ok(())
     };
-    let out = tokio::time::timeout(patience(wanted), read).await.unwrap_or(Err(BodyError::Timeout))?;
+    tokio::time::timeout(patience(declared.unwrap_or(max)), read).await.unwrap_or(Err(BodyError::Timeout))?;
+    let out = buffer.bytes.freeze();
     // It may have been less than it could have been.
-    let _ = room.resize(&mut held, out.len()).await;
+    let _ = room.resize(&mut held, out.len());
     Ok((out, held))
+}
+
+/// Taken before anything has come.
+pub(crate) const FIRST: usize = 64 << 10;
+
+/// What has come of a body, and how much room it has.
+pub(crate) struct Buffer {
+    pub(crate) bytes: BytesMut,
+    pub(crate) reserved: usize,
+}
+
+impl Buffer {
+    /// Adds what came; where there is no more room, takes twice as much, or all if it is known how much that is.
+    pub(crate) async fn push(
+        &mut self,
+        data: &[u8],
+        whole: Option<usize>,
+        room: &Room,
+        held: &mut Held,
+    ) -> Result<(), Busy> {
+        let needed = self.bytes.len() + data.len();
+        if needed > self.reserved {
+            self.reserved = needed.saturating_mul(2).min(whole.unwrap_or(usize::MAX)).max(needed);
+            room.grow(held, self.reserved).await?;
+            self.bytes.reserve(self.reserved - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
 }
 
 /// Reads past a body, up to `most` bytes, for a while.
@@ -136,7 +165,7 @@ async fn discard(mut body: Incoming, most: usize) {
 }
 
 /// Unpacks at most `max` bytes. What it holds in memory is what it has room for: more room is asked for step by step, so
-/// that a small packet cannot claim what a large one would need. Call it where a thread may wait.
+/// that a small packet cannot claim what a large one would need, and nobody waits for it.
 ///
 /// # Errors
 /// [`BodyError`].
@@ -150,12 +179,11 @@ pub fn unpack(
     if encoding == Encoding::Identity {
         return Ok(packed);
     }
-    let runtime = tokio::runtime::Handle::current();
     let before = packed.len();
-    let grow = &mut |size: usize| runtime.block_on(room.resize(held, before + size));
+    let grow = &mut |size: usize| room.resize(held, before + size);
     let out = unpack_with(&packed, encoding, max, grow)?;
     drop(packed);
-    let _ = runtime.block_on(room.resize(held, out.len()));
+    let _ = room.resize(held, out.len());
     Ok(out)
 }
 

@@ -9,6 +9,7 @@
 use crate::chain::{Redelivery, Refusal};
 use crate::config;
 use crate::intake::body::{self, BodyError, Encoding};
+use crate::intake::doubt::{Connection, Delivery, Incoming};
 use crate::intake::net::{Listener, PATIENCE, Stream, stopped};
 use crate::intake::room::{Busy, Held};
 use crate::intake::{Handed, Intake, Shared, Task, begin};
@@ -16,14 +17,14 @@ use crate::metrics::{Intake as Metrics, Outcome};
 use aws_lc_rs::{constant_time, digest};
 use bytes::{Bytes, BytesMut};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use waxseal_trail::fluent::{self, Chunk, Frame, Scanner};
 use waxseal_trail::hash::{Digest, Hash};
-use waxseal_trail::record::Converter;
+use waxseal_trail::record::{Converter, Fault};
 
 /// Messages of one connection on their way to the disk at once.
 const UNDER_WAY: usize = 16;
@@ -50,6 +51,20 @@ struct State {
     shared: Shared,
     metrics: Arc<Metrics>,
     config: config::Forward,
+    /// When a message was refused last, to be tried again here.
+    refused: Mutex<Option<Instant>>,
+}
+
+impl State {
+    fn waits(&self) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether messages wait for the spool.
+    fn is_waiting(&self) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < PATIENCE)
+    }
 }
 
 /// Why a connection ends before its client ends it.
@@ -58,7 +73,7 @@ enum End {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("no message of the Forward protocol: {0}")]
-    Malformed(waxseal_trail::record::Fault),
+    Malformed(Fault),
     #[error(
         "a message of more than {0} bytes (intake.forward.max_message): set the sender's chunk_limit_size below it"
     )]
@@ -97,7 +112,7 @@ impl Forward {
         Ok(Forward {
             listener,
             heartbeat,
-            state: Arc::new(State { shared, metrics, config: config.clone() }),
+            state: Arc::new(State { shared, metrics, config: config.clone(), refused: Mutex::default() }),
         })
     }
 }
@@ -166,34 +181,53 @@ async fn serve(
         tokio::time::timeout(PATIENCE, shaken).await.map_err(|_| End::Handshake("it took too long"))??;
     }
     let (jobs, queue) = mpsc::channel(UNDER_WAY);
-    let peer: Arc<str> = peer.ip().to_string().into();
-    let reading = reads(state.clone(), read, peer.clone(), stop.clone(), jobs);
-    let writing = acknowledges(state, write, peer, stop, queue);
+    let connection = Connection::new(state.shared.doubts.clone());
+    let client = Client { peer: peer.ip().to_string().into(), connection: connection.clone() };
+    let reading = reads(state.clone(), read, client.clone(), stop.clone(), jobs);
+    let writing = acknowledges(state, write, client, stop, queue);
     tokio::pin!(reading, writing);
     // Whoever reads stops first, and what it has read is then acknowledged; without a writer nothing is worth reading.
     let read = tokio::select! {
         r = &mut reading => r,
         w = &mut writing => return w,
     };
+    // The client has closed, or sends what cannot be read: what is under way it will send again.
+    connection.ended();
     writing.await.and(read)
+}
+
+/// Who sends.
+#[derive(Clone)]
+struct Client {
+    /// Its address.
+    peer: Arc<str>,
+    connection: Arc<Connection>,
 }
 
 /// A message on its way.
 struct Job {
     message: Bytes,
-    key: Option<Hash>,
     chunk: Option<Bytes>,
+    known: KnownBy,
     handed: Result<Handed, Refusal>,
     began: Instant,
     /// Room for the messages that came with it.
     held: Arc<Held>,
 }
 
+/// What recognises a message that comes again, or that is tried again here.
+#[derive(Default)]
+struct KnownBy {
+    key: Option<Hash>,
+    /// Where its sender's word does not say that it is the same one.
+    delivery: Option<(Incoming, Delivery)>,
+}
+
 /// Reads messages and hands them over, until the client or the sink stops.
 async fn reads(
     state: Arc<State>,
     mut stream: ReadHalf<Stream>,
-    peer: Arc<str>,
+    client: Client,
     mut stop: watch::Receiver<bool>,
     jobs: mpsc::Sender<Job>,
 ) -> Result<(), End> {
@@ -201,130 +235,199 @@ async fn reads(
     let mut buffer = BytesMut::new();
     let mut scanner = Scanner::default();
     let mut held: Option<Held> = None;
+    // Since when there is part of a message.
+    let mut begun: Option<tokio::time::Instant> = None;
     loop {
-        // Whole messages, some at a time.
+        // Whole messages, some at a time; what is none ends the connection, after those before it.
         let mut messages = Vec::new();
         let mut bytes = 0;
+        let mut bad = None;
         while messages.len() < BATCH && bytes < BATCH_BYTES && !buffer.is_empty() {
-            // A message is an array: nothing else is waited for.
-            if !matches!(buffer[0], 0x90..=0x9f | 0xdc | 0xdd) {
-                return Err(End::Malformed(waxseal_trail::record::Fault::Syntax(0)));
+            match next_message(&mut scanner, &buffer, max) {
+                Ok(Some(end)) => {
+                    bytes += end;
+                    messages.push(buffer.split_to(end).freeze());
+                    scanner = Scanner::default();
+                    begun = None;
+                }
+                Ok(None) => break,
+                Err(end) => {
+                    bad = Some(end);
+                    break;
+                }
             }
-            let end = scanner.scan(&buffer).map_err(End::Malformed)?;
-            if scanner.least() > max {
-                return Err(End::TooLarge(max));
-            }
-            let Some(end) = end else { break };
-            bytes += end;
-            messages.push(buffer.split_to(end).freeze());
-            scanner = Scanner::default();
         }
         if !messages.is_empty() {
             let room = &state.shared.room;
-            let mut room_held = match held.take() {
-                Some(held) => held,
-                None => room.take(bytes).await?,
+            let room_held = match held.take() {
+                Some(mut held) => {
+                    let _ = room.resize(&mut held, bytes);
+                    held
+                }
+                // Holding nothing, it waits for as long as it takes: whoever sends without acknowledgements loses what is not
+                // taken.
+                None => loop {
+                    match room.take(bytes).await {
+                        Ok(held) => break held,
+                        Err(Busy) if *stop.borrow() => return Err(End::Closing),
+                        Err(Busy) => {}
+                    }
+                },
             };
-            room.resize(&mut room_held, bytes).await?;
-            let (state, peer) = (state.clone(), peer.clone());
-            let batch = tokio::task::spawn_blocking(move || convert_all(&state, &peer, messages, room_held))
-                .await
-                .unwrap_or(Err(End::Closing))?;
+            let (state, client) = (state.clone(), client.clone());
+            let (batch, failed) =
+                tokio::task::spawn_blocking(move || convert_all(&state, &client, messages, room_held))
+                    .await
+                    .unwrap_or_else(|_| (Vec::new(), Some(End::Closing)));
             for job in batch {
                 // Waits while too many are under way.
                 if jobs.send(job).await.is_err() {
                     return Ok(());
                 }
             }
+            if let Some(end) = failed {
+                return Err(end);
+            }
             if buffer.is_empty() {
                 // An idle connection keeps no memory.
                 buffer = BytesMut::new();
             }
+        }
+        if let Some(end) = bad {
+            return Err(end);
+        }
+        if bytes > 0 {
             continue;
         }
         if *stop.borrow() {
             return Ok(());
         }
-        let begun = !buffer.is_empty();
+        if buffer.is_empty() {
+            begun = None;
+        } else {
+            begun = begun.or_else(|| Some(tokio::time::Instant::now()));
+        }
         if buffer.len() > READ {
             let want = scanner.least().min(buffer.len() * 2).max(buffer.len() + READ);
-            match &mut held {
-                Some(held) => state.shared.room.resize(held, want).await?,
-                None => held = Some(state.shared.room.take(want).await?),
+            loop {
+                let room = &state.shared.room;
+                let more = match &mut held {
+                    Some(held) => room.grow(held, want).await,
+                    None => room.take(want).await.map(|taken| held = Some(taken)),
+                };
+                match more {
+                    Ok(()) => break,
+                    // Room comes back when the spool takes what waits for it. If nothing does, all of it is held by messages
+                    // that are not whole, and one of them has to go.
+                    Err(Busy) if state.is_waiting() && !*stop.borrow() => {}
+                    Err(busy) => return Err(busy.into()),
+                }
             }
+            // What it waited here was not its client's time.
+            begun = Some(tokio::time::Instant::now());
             buffer.reserve(want - buffer.len());
         } else {
-            buffer.reserve(if begun { READ } else { 8 << 10 });
+            buffer.reserve(if begun.is_some() { READ } else { 8 << 10 });
         }
+        // A message that has begun has its time; between messages a client may be silent for as long as it likes.
+        let due = begun.map(|b| b + body::patience(scanner.least().min(max)));
         let read = tokio::select! {
-            r = tokio::time::timeout(PATIENCE, stream.read_buf(&mut buffer)) => r,
+            r = stream.read_buf(&mut buffer) => r?,
+            () = until(due) => return Err(End::Slow),
             () = stopped(&mut stop) => return Ok(()),
         };
         match read {
-            Ok(Ok(0)) if begun => return Err(End::Io(std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(0)) => return Ok(()),
-            Ok(read) => drop(read?),
-            // Between messages a client may be silent for as long as it likes.
-            Err(_) if begun => return Err(End::Slow),
-            Err(_) => {}
+            0 if begun.is_some() => return Err(End::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            0 => return Ok(()),
+            _ => {}
         }
     }
 }
 
-fn convert_all(state: &State, peer: &str, messages: Vec<Bytes>, mut held: Held) -> Result<Vec<Job>, End> {
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where the message that the buffer begins with ends, once all of it is there.
+fn next_message(scanner: &mut Scanner, buffer: &[u8], max: usize) -> Result<Option<usize>, End> {
+    // A message is an array: nothing else is waited for.
+    if !matches!(buffer.first(), Some(0x90..=0x9f | 0xdc | 0xdd)) {
+        return Err(End::Malformed(Fault::Syntax(0)));
+    }
+    let end = scanner.scan(buffer).map_err(End::Malformed)?;
+    if scanner.least() > max {
+        return Err(End::TooLarge(max));
+    }
+    Ok(end)
+}
+
+/// Those up to the first that is none, and what is wrong with that one.
+fn convert_all(
+    state: &State,
+    client: &Client,
+    messages: Vec<Bytes>,
+    mut held: Held,
+) -> (Vec<Job>, Option<End>) {
     let mut done = Vec::with_capacity(messages.len());
+    let mut failed = None;
     for message in messages {
-        done.push((convert(state, peer, &message, None, &mut held)?, message));
+        let room = &mut |packed: Bytes, encoding, max| {
+            body::unpack(packed, encoding, max, &state.shared.room, &mut held)
+        };
+        let mut known = KnownBy::default();
+        match convert(state, client, &message, &mut known, room) {
+            Ok((handed, chunk)) => done.push((message, chunk, known, handed)),
+            Err(end) => {
+                failed = Some(end);
+                break;
+            }
+        }
     }
     let (held, began) = (Arc::new(held), Instant::now());
-    let job = |(c, message): (Converted, Bytes)| {
-        let Converted { handed, key, chunk } = c;
-        Job { message, key, chunk, handed, began, held: held.clone() }
-    };
-    Ok(done.into_iter().map(job).collect())
+    let job =
+        |(message, chunk, known, handed)| Job { message, chunk, known, handed, began, held: held.clone() };
+    (done.into_iter().map(job).collect(), failed)
 }
 
-struct Converted {
-    handed: Result<Handed, Refusal>,
-    key: Option<Hash>,
-    chunk: Option<Bytes>,
-}
+type Unpack<'u> = &'u mut dyn FnMut(Bytes, Encoding, usize) -> Result<Bytes, BodyError>;
 
-/// Decodes a message and hands its events over, on a thread that may wait. `again`: under this key it was tried before.
+/// Decodes a message and hands its events over, on a thread that may wait. What is `known` of it already was said when it
+/// was tried before.
 fn convert(
     state: &State,
-    peer: &str,
+    client: &Client,
     message: &Bytes,
-    again: Option<Hash>,
-    held: &mut Held,
-) -> Result<Converted, End> {
+    known: &mut KnownBy,
+    unpack: Unpack<'_>,
+) -> Result<(Result<Handed, Refusal>, Option<Bytes>), End> {
     let frame = Frame::parse(message).map_err(End::Malformed)?;
-    let entries = entries(&frame, state.config.max_message, |packed, encoding, max| {
-        body::unpack(packed, encoding, max, &state.shared.room, held)
-    })?;
-    let key = again.or_else(|| key(&frame, &entries, state));
-    let mut chunk = Chunk::new("forward", frame.tag, &entries).from_peer(peer);
+    let entries = entries(&frame, state.config.max_message, unpack)?;
+    let redelivery = match &known.delivery {
+        Some((incoming, _)) => incoming.again(),
+        // Its own attempts before, or what its sender says.
+        None if known.key.is_some() => Redelivery::Always,
+        None => known.begin(&frame, &entries, state, client),
+    };
+    let mut chunk = Chunk::new("forward", frame.tag, &entries).from_peer(&client.peer);
     let source = chunk.source();
     let mut converter = Converter::default();
     state.metrics.bytes.inc_by(entries.len() as u64);
     let submitter = &state.shared.submitter;
-    let handed = begin(submitter, &source, key, Redelivery::Always, |events| {
+    let handed = begin(submitter, &source, known.key, redelivery, |events| {
         let from = chunk.position();
         let before = events.len();
         let more = chunk.next(&mut converter, events);
         state.metrics.events.inc_by((events.len() - before) as u64);
         more.then(|| chunk.position() - from)
     });
-    let chunk = frame.chunk.map(Bytes::copy_from_slice);
-    Ok(Converted { handed, key, chunk })
+    Ok((handed, frame.chunk.map(Bytes::copy_from_slice)))
 }
 
 /// The entries of a message, unpacked.
-fn entries(
-    frame: &Frame<'_>,
-    max: usize,
-    unpack: impl FnOnce(Bytes, Encoding, usize) -> Result<Bytes, BodyError>,
-) -> Result<Bytes, End> {
+fn entries(frame: &Frame<'_>, max: usize, unpack: Unpack<'_>) -> Result<Bytes, End> {
     let packed = Bytes::copy_from_slice(&frame.entries);
     let Some(name) = frame.compression else { return Ok(packed) };
     let encoding = Encoding::named(name)
@@ -336,63 +439,102 @@ fn entries(
     })
 }
 
-/// What recognises a message that comes again: its chunk id and content, by which a sender says that it is the same. One
-/// without an id cannot be sent again by its sender, but it may be tried again here.
-fn key(frame: &Frame<'_>, entries: &[u8], state: &State) -> Option<Hash> {
-    let mut d = Digest::default();
-    d.update(b"forward\0");
-    match frame.chunk {
-        Some(chunk) => {
-            for part in [chunk, frame.tag] {
-                d.update(&(part.len() as u64).to_be_bytes());
-                d.update(part);
-            }
-            d.update(entries);
-        }
-        None => {
+impl KnownBy {
+    /// A message that is seen for the first time. Fluentd's and most loggers' chunk ids are drawn for each chunk: such a one
+    /// with the same content is the same. Fluent Bit's are digests of the content: equal chunks have equal ids, and only
+    /// what is in doubt is the same one. Without an id a sender cannot send it again, but it may be tried again here.
+    fn begin(&mut self, frame: &Frame<'_>, entries: &[u8], state: &State, client: &Client) -> Redelivery {
+        let mut d = Digest::default();
+        d.update(b"forward\0");
+        let mut part = |bytes: &[u8]| {
+            d.update(&(bytes.len() as u64).to_be_bytes());
+            d.update(bytes);
+        };
+        let Some(chunk) = frame.chunk else {
             let stored =
                 matches!(state.shared.submitter.context().config.acknowledge, config::Acknowledge::Stored);
-            if entries.len() <= ONE_PART && !stored {
-                return None;
-            }
             let mut random = [0; 32];
-            getrandom::fill(&mut random).ok()?;
-            d.update(&random);
+            if (entries.len() > ONE_PART || stored) && getrandom::fill(&mut random).is_ok() {
+                part(&random);
+                self.key = Some(d.finish());
+            }
+            return Redelivery::Always;
+        };
+        part(chunk);
+        part(frame.tag);
+        part(entries);
+        if !is_digest(chunk) {
+            self.key = Some(d.finish());
+            return Redelivery::Always;
         }
+        // Another node's equal chunk is another one.
+        part(client.peer.as_bytes());
+        let key = d.finish();
+        self.key = Some(key);
+        let delivery = Delivery::new(&client.connection);
+        let incoming = delivery.incoming();
+        let redelivery = incoming.begin(key);
+        self.delivery = Some((incoming, delivery));
+        redelivery
     }
-    Some(d.finish())
+}
+
+/// Whether a chunk id is Fluent Bit's: the first 16 bytes of a SHA-512 in hex.
+fn is_digest(chunk: &[u8]) -> bool {
+    chunk.len() == 32 && chunk.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Acknowledges messages in their order, as each becomes durable.
 async fn acknowledges(
     state: Arc<State>,
     mut stream: WriteHalf<Stream>,
-    peer: Arc<str>,
+    client: Client,
     stop: watch::Receiver<bool>,
     mut jobs: mpsc::Receiver<Job>,
 ) -> Result<(), End> {
     let mut out = Vec::new();
     while let Some(job) = jobs.recv().await {
-        let Job { message, key, chunk, handed, began, held } = job;
-        let mut handed = handed;
+        let Job { message, chunk, known, handed, began, held } = job;
+        let (mut handed, mut known) = (handed, known);
         loop {
             let taken = match handed {
-                Ok(handed) => handed.finish().await,
+                Ok(handed) => {
+                    let finished = handed.finish();
+                    tokio::pin!(finished);
+                    tokio::select! {
+                        biased;
+                        taken = &mut finished => taken,
+                        // What is durable is not kept waiting for what is not.
+                        () = std::future::ready(()) => {
+                            write(&mut stream, &mut out).await?;
+                            finished.await
+                        }
+                    }
+                }
                 Err(refusal) => Err(refusal),
             };
             match taken {
                 Ok(_) => break,
-                Err(Refusal::Closing) => return Err(End::Closing),
-                Err(_) if *stop.borrow() => return Err(End::Closing),
-                Err(_) => state.metrics.count(Outcome::Refused),
+                Err(refusal) => {
+                    write(&mut stream, &mut out).await?;
+                    if refusal == Refusal::Closing || *stop.borrow() {
+                        return Err(End::Closing);
+                    }
+                    state.metrics.count(Outcome::Refused);
+                    state.waits();
+                }
             }
             tokio::time::sleep(AGAIN).await;
-            let (state, peer, message) = (state.clone(), peer.clone(), message.clone());
-            let mut room = state.shared.room.take(1).await?;
-            handed = tokio::task::spawn_blocking(move || convert(&state, &peer, &message, key, &mut room))
-                .await
-                .unwrap_or(Err(End::Closing))?
-                .handed;
+            let (state, client, message) = (state.clone(), client.clone(), message.clone());
+            (handed, known) = tokio::task::spawn_blocking(move || {
+                // What it has room for, it has had room for.
+                let unpack = &mut |packed: Bytes, encoding, max| {
+                    body::unpack_with(&packed, encoding, max, &mut |_| Ok(()))
+                };
+                convert(&state, &client, &message, &mut known, unpack).map(|(handed, _)| (handed, known))
+            })
+            .await
+            .unwrap_or(Err(End::Closing))?;
         }
         drop(held);
         state.metrics.answered(began);
@@ -400,15 +542,25 @@ async fn acknowledges(
             acknowledgement(&chunk, &mut out);
             // What is durable meanwhile goes in one packet.
             if jobs.is_empty() || out.len() > 1024 {
-                tokio::time::timeout(PATIENCE, stream.write_all(&out)).await.map_err(|_| End::Slow)??;
-                out.clear();
+                write(&mut stream, &mut out).await?;
             }
         }
+        if let Some((incoming, delivery)) = known.delivery {
+            incoming.taken();
+            drop(incoming);
+            delivery.answered();
+        }
     }
-    if !out.is_empty() {
-        tokio::time::timeout(PATIENCE, stream.write_all(&out)).await.map_err(|_| End::Slow)??;
-    }
+    write(&mut stream, &mut out).await?;
     let _ = tokio::time::timeout(PATIENCE, stream.shutdown()).await;
+    Ok(())
+}
+
+async fn write(stream: &mut WriteHalf<Stream>, out: &mut Vec<u8>) -> Result<(), End> {
+    if !out.is_empty() {
+        tokio::time::timeout(PATIENCE, stream.write_all(out)).await.map_err(|_| End::Slow)??;
+        out.clear();
+    }
     Ok(())
 }
 
@@ -521,9 +673,9 @@ pub fn each_message(mut data: &[u8], max: usize, each: &mut dyn FnMut(&[u8], &[u
         let mut scanner = Scanner::default();
         let Some(end) = scanner.scan(data).map_err(|e| e.to_string())? else { return Ok(()) };
         let frame = Frame::parse(&data[..end]).map_err(|e| e.to_string())?;
-        let entries = entries(&frame, max, |packed, encoding, max| {
-            body::unpack_with(&packed, encoding, max, &mut |_| Ok(()))
-        });
+        let unpack =
+            &mut |packed: Bytes, encoding, max| body::unpack_with(&packed, encoding, max, &mut |_| Ok(()));
+        let entries = entries(&frame, max, unpack);
         each(frame.tag, &entries.map_err(|e| e.to_string())?);
         data = &data[end..];
     }

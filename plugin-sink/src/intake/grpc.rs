@@ -7,8 +7,8 @@
 //! status codes page, RFC 9113.
 
 use crate::chain::Refusal;
-use crate::intake::body::{self, BodyError, Encoding};
-use crate::intake::doubt::{Connection, Delivery, Recognised};
+use crate::intake::body::{self, BodyError, Buffer, Encoding, FIRST};
+use crate::intake::doubt::{self, Connection, Delivery, Recognised};
 use crate::intake::net::{PATIENCE, Stream, stopped};
 use crate::intake::room::Held;
 use crate::intake::room::Room;
@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use waxseal_trail::hash::Hash;
 
@@ -109,25 +109,57 @@ pub struct Call {
 pub struct Begun {
     /// The events.
     pub handed: Handed,
-    /// What to tell of its acknowledgement.
-    pub delivery: Delivery,
     /// Which of its events came before, and what recognises each of them when it comes again; for events that have ids.
     pub events: Option<(Recognised, Arc<[Hash]>)>,
 }
 
-impl Begun {
-    /// Waits until all of it is durable.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn finish(self) -> Result<(), Refusal> {
-        self.handed.finish().await?;
-        self.delivery.answered();
-        if let Some((recognised, events)) = self.events {
+/// A message that has come whole, and the room that it has.
+pub struct Packet {
+    /// What it is.
+    pub bytes: Bytes,
+    /// How it is packed.
+    pub encoding: Encoding,
+    /// Bytes that it may have unpacked.
+    pub max: usize,
+    /// Its room.
+    pub held: Held,
+}
+
+/// Takes a message in and waits until all of it is durable. It is finished also if nobody waits for that any more: what is
+/// on its way becomes durable, and is then known to have been taken.
+///
+/// # Errors
+/// The status to answer.
+pub async fn deliver<T>(
+    shared: &Shared,
+    connection: &Arc<Connection>,
+    mut packet: Packet,
+    take: T,
+) -> Result<(), Status>
+where
+    T: FnOnce(&doubt::Incoming, Bytes, &mut Held) -> Result<Begun, Status> + Send + 'static,
+{
+    let delivery = Delivery::new(connection);
+    let (incoming, room) = (delivery.incoming(), shared.room.clone());
+    let taken = tokio::spawn(async move {
+        let (begun, incoming, held) = tokio::task::spawn_blocking(move || {
+            let Packet { bytes, encoding, max, ref mut held } = packet;
+            let message = body::unpack(bytes, encoding, max, &room, held)?;
+            take(&incoming, message, held).map(|begun| (begun, incoming, packet.held))
+        })
+        .await
+        .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;
+        begun.handed.finish().await?;
+        incoming.taken();
+        if let Some((recognised, events)) = begun.events {
             recognised.taken(events);
         }
+        drop(held);
         Ok(())
-    }
+    });
+    taken.await.unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;
+    delivery.answered();
+    Ok(())
 }
 
 /// A gRPC service that takes events.
@@ -142,7 +174,13 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     /// The status to answer.
-    fn take(&self, call: &Call, message: &Bytes) -> Result<Begun, Status>;
+    fn take(
+        &self,
+        peer: SocketAddr,
+        incoming: &doubt::Incoming,
+        message: Bytes,
+        held: &mut Held,
+    ) -> Result<Begun, Status>;
 }
 
 /// A service and what it is held to.
@@ -162,10 +200,19 @@ pub struct Server<S> {
 impl<S: Service> Server<S> {
     /// Serves one connection until it ends, or `stop` changes and what is under way is done.
     pub async fn serve(self: Arc<Self>, stream: Stream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
-        let connection = Connection::new(self.shared.doubts.clone());
+        let client = Connection::new(self.shared.doubts.clone());
+        let of_call = client.clone();
+        // As many as there are calls under way, and two.
+        let calls = Arc::new(());
+        let counted = calls.clone();
         let service = hyper::service::service_fn(move |request| {
-            let (server, call) = (self.clone(), Call { peer, connection: connection.clone() });
-            async move { Ok::<_, Infallible>(server.answer(request, call).await) }
+            let (server, call) = (self.clone(), Call { peer, connection: of_call.clone() });
+            let under_way = counted.clone();
+            async move {
+                let answer = server.answer(request, call).await;
+                drop(under_way);
+                Ok::<_, Infallible>(answer)
+            }
         });
         let mut builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
         builder
@@ -183,9 +230,13 @@ impl<S: Service> Server<S> {
             r = connection.as_mut() => r,
             () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    r = connection => r,
+                    () = silence(&calls) => Ok(()),
+                }
             }
         };
+        client.ended();
         if let Err(e) = result {
             tracing::debug!("{peer}: {e}");
         }
@@ -195,9 +246,7 @@ impl<S: Service> Server<S> {
         let began = Instant::now();
         let metrics = self.metrics.clone();
         let peer = call.peer;
-        // A call whose client goes away is finished all the same: what is on its way becomes durable, and is then known.
-        let called = tokio::spawn(self.call(request, call)).await;
-        match called.unwrap_or_else(|_| Err(Status::later("this request failed inside the sink"))) {
+        match self.call(request, call).await {
             Ok((message, counted)) => {
                 if counted {
                     metrics.answered(began);
@@ -231,25 +280,30 @@ impl<S: Service> Server<S> {
             return Err(Status { code: Code::Unauthenticated, message });
         }
         let encoding = encoding(request.headers())?;
-        let (packed, message, mut held) =
-            receive(request.into_body(), self.max_message, &self.shared.room).await?;
+        let max = self.max_message;
+        let (packed, bytes, held) = receive(request.into_body(), max, &self.shared.room).await?;
         if let Method::Fixed(answer) = method {
             return Ok((answer, false));
         }
+        let encoding = if packed { encoding } else { Encoding::Identity };
+        let packet = Packet { bytes, encoding, max, held };
         let server = self.clone();
-        let (begun, held) = tokio::task::spawn_blocking(move || {
-            let message = match packed {
-                false => message,
-                true => body::unpack(message, encoding, server.max_message, &server.shared.room, &mut held)?,
-            };
+        deliver(&self.shared, &call.connection, packet, move |incoming, message, held| {
             server.metrics.bytes.inc_by(message.len() as u64);
-            server.service.take(&call, &message).map(|begun| (begun, held))
+            server.service.take(call.peer, incoming, message, held)
         })
-        .await
-        .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;
-        begun.finish().await?;
-        drop(held);
+        .await?;
         Ok((b"", true))
+    }
+}
+
+/// Waits until no call has been under way for a while: a client that keeps its connection open need not close it.
+async fn silence(calls: &Arc<()>) {
+    const LONG: u32 = 10;
+    let mut quiet = 0;
+    while quiet < LONG {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        quiet = if Arc::strong_count(calls) > 2 { 0 } else { quiet + 1 };
     }
 }
 
@@ -267,34 +321,31 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
 /// Reads the one message of a unary call: whether it is packed, and its bytes. Room is taken as they come, so that nobody
 /// holds what it only declares.
 async fn receive(mut body: Incoming, max: usize, room: &Room) -> Result<(bool, Bytes, Held), Status> {
-    const FIRST: usize = 64 << 10;
     let mut held = room.take(FIRST).await.map_err(BodyError::from)?;
-    let (mut reserved, mut out) = (FIRST, BytesMut::new());
+    let mut buffer = Buffer { bytes: BytesMut::new(), reserved: FIRST };
+    let began = tokio::time::Instant::now();
     let mut length = None;
-    let read = async {
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(BodyError::from)?.into_data() else { continue };
-            if out.len() + data.len() > reserved {
-                let whole = length.map_or(usize::MAX, |n| n + PREFIX);
-                reserved = (out.len() + data.len()).saturating_mul(2).min(whole).max(out.len() + data.len());
-                room.resize(&mut held, reserved).await.map_err(BodyError::from)?;
-                out.reserve(reserved - out.len());
+    loop {
+        // Until its length is known it is short.
+        let due = began + body::patience(length.unwrap_or(0));
+        let frame = tokio::time::timeout_at(due, body.frame()).await.map_err(|_| BodyError::Timeout)?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(BodyError::from)?.into_data() else { continue };
+        let whole = length.map(|n| n + PREFIX);
+        buffer.push(&data, whole, room, &mut held).await.map_err(BodyError::from)?;
+        let out = &buffer.bytes;
+        if length.is_none() && out.len() >= PREFIX {
+            let n = (&out[1..PREFIX]).get_u32() as usize;
+            if n > max {
+                return Err(BodyError::TooLarge(max).into());
             }
-            out.extend_from_slice(&data);
-            if length.is_none() && out.len() >= PREFIX {
-                let n = (&out[1..PREFIX]).get_u32() as usize;
-                if n > max {
-                    return Err(BodyError::TooLarge(max).into());
-                }
-                length = Some(n);
-            }
-            if length.is_some_and(|n| out.len() > n + PREFIX) {
-                return Err(Status::invalid("more than the one message of a unary call"));
-            }
+            length = Some(n);
         }
-        Ok(())
-    };
-    tokio::time::timeout(body::patience(max), read).await.map_err(|_| BodyError::Timeout)??;
+        if length.is_some_and(|n| out.len() > n + PREFIX) {
+            return Err(Status::invalid("more than the one message of a unary call"));
+        }
+    }
+    let mut out = buffer.bytes;
     if length.is_none_or(|n| out.len() < n + PREFIX) {
         return Err(Status::invalid("the message is cut short"));
     }

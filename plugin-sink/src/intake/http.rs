@@ -10,7 +10,7 @@ use crate::config::Http;
 use crate::intake::body::{self, BodyError, Encoding};
 use crate::intake::net::{Listener, PATIENCE, Stream, stopped};
 use crate::intake::room::Held;
-use crate::intake::{Handed, Intake, Shared, Task, begin};
+use crate::intake::{Handed, Intake, MAX_EVENTS, Shared, Task, begin};
 use crate::metrics::{Intake as Metrics, Outcome};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -26,9 +26,6 @@ use tokio::sync::watch;
 use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::record::Converter;
-
-/// Events of one request: however small an event is, its record takes some 450 bytes.
-const MAX_EVENTS: usize = 1_000_000;
 
 /// A listening intake.
 pub struct Server {
@@ -172,9 +169,7 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>
         take(&state, body, key.as_deref(), peer)
     })
     .await
-    .unwrap_or_else(|_| {
-        Err(later(2, "failing", "this request failed inside the sink"))
-    })?;
+    .unwrap_or_else(|_| Err(later(2, "failing", "this request failed inside the sink")))?;
     let taken = handed.finish().await;
     drop(held);
     match taken {

@@ -2,10 +2,11 @@
 //! is a crate of its own, `waxseal-fluent-bit`: what is loaded into another process is linked apart.
 //!
 //! What they share: [`net`] listens, [`room`] bounds what is held in memory, [`body`] reads and unpacks what HTTP
-//! carries, [`doubt`] knows which acknowledgements may not have arrived, and [`begin`] hands events over in parts.
+//! carries, [`fields`] reads protobuf, [`doubt`] knows which acknowledgements may not have arrived, and [`begin`] hands events over in parts.
 
 pub mod body;
 pub mod doubt;
+pub mod fields;
 pub mod forward;
 pub mod grpc;
 pub mod http;
@@ -42,7 +43,10 @@ pub async fn bind(config: &Intakes, submitter: &Submitter) -> Result<Vec<Box<dyn
     let shared = Shared {
         submitter: submitter.clone(),
         room: room::Room::new(config.max_memory),
-        doubts: Arc::default(),
+        doubts: Arc::new(doubt::Doubts::new({
+            let submitter = submitter.clone();
+            move || submitter.tick()
+        })),
         max_connections: config.max_connections,
     };
     let mut all: Vec<Box<dyn Intake>> = Vec::new();
@@ -81,9 +85,12 @@ pub struct Shared {
 }
 
 /// A request is handed over in parts of so many bytes, or so many events: memory is that of some parts, however
-/// large the requests are. Parts are cut by the input alone, so that a retry is cut in the same places.
+/// large the requests are. A retry is cut in the same places; where it is not (its sender has another address now, of
+/// which the events speak), its parts are others, because a part is known by the events that it has.
 const PART_BYTES: usize = 1 << 20;
 const PART_EVENTS: usize = 4096;
+/// Events of one request: however small an event is, its record takes some 450 bytes.
+const MAX_EVENTS: usize = 1_000_000;
 /// Parts of one request on their way at once.
 const PARTS: usize = 4;
 
@@ -162,7 +169,8 @@ pub fn begin(
         return Err(Refusal::Full);
     }
     let mut handed = Handed::default();
-    for part in 0u64.. {
+    let mut first = 0u64;
+    loop {
         let mut events = submitter.buffer();
         let mut bytes = 0;
         let mut more = true;
@@ -180,12 +188,15 @@ pub fn begin(
             {
                 handed.count(first.wait())?;
             }
+            let end = first + events.len() as u64;
             let key = key.map(|k| {
                 let mut d = Digest::default();
                 d.update(&k.0);
-                d.update(&part.to_be_bytes());
+                d.update(&first.to_be_bytes());
+                d.update(&end.to_be_bytes());
                 d.finish().0
             });
+            first = end;
             let chunk = Chunk { events, source: source.to_vec(), key, redelivery, filter_errors: 0 };
             handed.pending.push_back(submitter.submit(chunk, bytes));
         }

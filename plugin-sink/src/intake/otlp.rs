@@ -6,14 +6,16 @@
 
 use crate::config;
 use crate::intake::body::{self, BodyError, Encoding};
-use crate::intake::doubt::{Connection, Delivery};
-use crate::intake::grpc::{Begun, Call, Code, Method, Server, Service, Status};
+use crate::intake::doubt::{Connection, Incoming};
+use crate::intake::fields::{self, Fields, Unusable};
+use crate::intake::grpc::{self, Begun, Code, Method, Packet, Server, Service, Status};
 use crate::intake::net::Listener;
+use crate::intake::room::Held;
 use crate::intake::{Intake, Shared, Task, begin, http};
 use crate::metrics::{Intake as Metrics, Outcome};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::Incoming as Body;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use prost::Message as _;
@@ -22,26 +24,15 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 use waxseal_trail::hash::{Digest, Hash, sha256};
-use waxseal_trail::record::{Aside, Builder, Converter, Events, Fault};
+use waxseal_trail::record::{Aside, Builder, Converter, Events, Fault, MAX_RECORD};
 use waxseal_trail::time::Time;
 
-/// `ExportLogsServiceRequest`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ExportLogsServiceRequest {
-    /// By resource.
-    #[prost(message, repeated, tag = "1")]
-    pub resource_logs: Vec<ResourceLogs>,
-}
-
-/// `ResourceLogs`.
+/// `ResourceLogs`, but for its scopes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ResourceLogs {
     /// Who logs.
     #[prost(message, optional, tag = "1")]
     pub resource: Option<Resource>,
-    /// By scope.
-    #[prost(message, repeated, tag = "2")]
-    pub scope_logs: Vec<ScopeLogs>,
     /// Of the resource.
     #[prost(bytes = "bytes", tag = "3")]
     pub schema_url: Bytes,
@@ -58,15 +49,12 @@ pub struct Resource {
     pub dropped_attributes_count: u32,
 }
 
-/// `ScopeLogs`.
+/// `ScopeLogs`, but for its log records.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ScopeLogs {
     /// Which part of the program logs.
     #[prost(message, optional, tag = "1")]
     pub scope: Option<InstrumentationScope>,
-    /// `LogRecord`s, undecoded.
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub log_records: Vec<Bytes>,
     /// Of the scope and its logs.
     #[prost(bytes = "bytes", tag = "3")]
     pub schema_url: Bytes,
@@ -207,43 +195,83 @@ const LIFTED: [&[u8]; 12] = [
     b"timestamp",
 ];
 
-/// A resource and scope of more bytes are sealed once, as an event of their own, and their events name its digest.
-const MAX_GROUP: usize = 16 << 10;
+/// The repeated fields: `resource_logs` of a request, `scope_logs` of one of those, `log_records` of one of those.
+const RESOURCE_LOGS: u32 = 1;
+const SCOPE_LOGS: u32 = 2;
+const LOG_RECORDS: u32 = 2;
 
-/// Turns requests into events, one at a time.
+/// A resource or scope of more bytes is sealed once, as an event of its own, and its events name its digest.
+const MAX_GROUP: usize = 16 << 10;
+/// A log record of more bytes is sealed as it is: as a record it would be larger than a record may be.
+const MAX_LOG: usize = 2 * MAX_RECORD;
+
+/// Turns a request into events, one at a time.
 pub struct Decoder {
-    groups: std::vec::IntoIter<(Arc<Origin>, ScopeLogs)>,
-    records: std::vec::IntoIter<Bytes>,
+    resources: Fields,
+    scopes: Fields,
+    records: Fields,
+    /// The present resource and scope, as canonical JSON; empty if there is nothing to say.
+    resource: Vec<u8>,
+    scope: Vec<u8>,
     /// The `source` of the present scope's events.
     source: Vec<u8>,
-    /// A resource and scope too large for it, which comes first.
-    large: Option<(Vec<u8>, Arc<Origin>, ScopeLogs)>,
+    /// Resource and scope that were too large for it, which come first.
+    large: Vec<Large>,
     converter: Converter,
     aside: Aside,
     /// `,"peer":…}`
     tail: Vec<u8>,
 }
 
-/// A resource and its schema.
-struct Origin {
-    resource: Resource,
-    schema_url: Bytes,
+/// A resource or scope too large to stand in each of its events.
+enum Large {
+    Resource(ResourceLogs),
+    Scope(ScopeLogs),
+    /// Nested too deep for JSON, or none: as it came.
+    Raw(Bytes),
+}
+
+/// How many log records a request has, and whether one of them says when it was.
+///
+/// # Errors
+/// [`Unusable`].
+pub fn survey(message: &Bytes) -> Result<(usize, bool), Unusable> {
+    let (mut seen, mut number, mut timed) = (0, 0, false);
+    for resource in Fields::new(message.clone(), RESOURCE_LOGS) {
+        fields::count(&mut seen)?;
+        for scope in Fields::new(resource?, SCOPE_LOGS) {
+            fields::count(&mut seen)?;
+            for record in Fields::new(scope?, LOG_RECORDS) {
+                fields::count(&mut seen)?;
+                number += 1;
+                timed = timed || Timed::decode(record?).is_ok_and(|t| t.at > 0 || t.observed > 0);
+            }
+        }
+    }
+    Ok((number, timed))
+}
+
+/// Just enough of a [`LogRecord`] to see whether it has a time.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Timed {
+    #[prost(fixed64, tag = "1")]
+    at: u64,
+    #[prost(fixed64, tag = "11")]
+    observed: u64,
 }
 
 impl Decoder {
     /// For a request that `peer` sent.
-    pub fn new(request: ExportLogsServiceRequest, peer: &str) -> Decoder {
-        let mut groups = Vec::new();
-        for r in request.resource_logs {
-            let resource = r.resource.unwrap_or_default();
-            let resource = Arc::new(Origin { resource, schema_url: r.schema_url });
-            groups.extend(r.scope_logs.into_iter().map(|s| (resource.clone(), s)));
-        }
+    pub fn new(request: Bytes, peer: &str) -> Decoder {
+        let none = || Fields::new(Bytes::new(), 0);
         Decoder {
-            groups: groups.into_iter(),
-            records: Vec::new().into_iter(),
+            resources: Fields::new(request, RESOURCE_LOGS),
+            scopes: none(),
+            records: none(),
+            resource: Vec::new(),
+            scope: Vec::new(),
             source: Vec::new(),
-            large: None,
+            large: Vec::new(),
             converter: Converter::default(),
             aside: Aside::default(),
             tail: format!(",\"peer\":{}}}", serde_json::Value::from(peer)).into_bytes(),
@@ -255,89 +283,177 @@ impl Decoder {
         [&b"{\"intake\":\"otlp\""[..], &self.tail].concat()
     }
 
-    /// Adds the next event and says how many bytes it had; `None` at the end.
+    /// Adds the next event and says how many bytes it had; `None` at the end. A request that is none has no more events.
     pub fn next(&mut self, out: &mut Events) -> Option<usize> {
         loop {
-            if let Some((text, resource, scope)) = self.large.take() {
-                let plain = self.source();
-                let build = |b: &mut Builder<'_>| {
-                    b.map(|b| {
-                        b.text(b"group")?;
-                        group(&resource, &scope, b)
-                    })
-                };
-                self.converter.built(&text, None, &plain, build, out);
-                return Some(text.len());
+            if let Some(large) = self.large.pop() {
+                return Some(self.large(large, out));
             }
             if let Some(record) = self.records.next() {
+                let record = record.ok()?;
                 self.record(&record, out);
                 return Some(record.len());
             }
-            let (resource, mut scope) = self.groups.next()?;
-            self.records = std::mem::take(&mut scope.log_records).into_iter();
-            if self.records.len() > 0 {
-                self.begin(resource, scope);
+            if let Some(scope) = self.scopes.next() {
+                self.begin_scope(scope.ok()?);
+                continue;
             }
+            let resource = self.resources.next()?.ok()?;
+            self.begin_resource(resource);
         }
     }
 
-    fn begin(&mut self, resource: Arc<Origin>, scope: ScopeLogs) {
-        let mut text = Vec::new();
-        let written = self.aside.json(&[], 3, |b| group(&resource, &scope, b), &mut text);
-        let head = &b"{\"group\":"[..];
-        let rest = &b",\"intake\":\"otlp\""[..];
-        self.source = if written.is_ok() && text == b"{}" {
-            self.source()
-        } else if written.is_ok() && text.len() <= MAX_GROUP {
-            [head, &text, rest, &self.tail].concat()
-        } else {
-            // Too deep for JSON: as it came.
-            if written.is_err() {
-                text = resource.resource.encode_to_vec();
-                scope.encode(&mut text).unwrap_or_default();
-            }
-            let digest = format!("{{\"sha256\":\"{}\"}}", sha256(&text));
-            self.large = Some((text, resource, scope));
-            [head, digest.as_bytes(), rest, &self.tail].concat()
+    fn begin_resource(&mut self, bytes: Bytes) {
+        self.scopes = Fields::new(bytes.clone(), SCOPE_LOGS);
+        self.resource.clear();
+        // Without a log record in it there is nothing that it would belong to.
+        let has_records = self.scopes.clone().flatten().any(|s| Fields::new(s, LOG_RECORDS).next().is_some());
+        if !has_records {
+            self.scopes = Fields::new(Bytes::new(), 0);
+            return;
+        }
+        let own = own(&bytes);
+        let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
+        let Ok(head) = ResourceLogs::decode(bytes) else {
+            self.resource = named_by_digest(&own);
+            self.large.push(Large::Raw(own));
+            return;
         };
+        let written = self.aside.json(&[], 4, |b| head.build(b), &mut self.resource);
+        if written.is_err() {
+            self.resource = named_by_digest(&own);
+            self.large.push(Large::Raw(own));
+        } else if self.resource == b"{}" {
+            self.resource.clear();
+        } else if self.resource.len() > MAX_GROUP {
+            self.resource = named_by_digest(&self.resource);
+            self.large.push(Large::Resource(head));
+        }
+    }
+
+    fn begin_scope(&mut self, bytes: Bytes) {
+        self.records = Fields::new(bytes.clone(), LOG_RECORDS);
+        self.scope.clear();
+        if self.records.clone().next().is_none() {
+            return;
+        }
+        let own = own(&bytes);
+        let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
+        let head = ScopeLogs::decode(bytes);
+        let written = match &head {
+            Ok(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.scope),
+            Err(_) => Err(Fault::NotAnObject),
+        };
+        match (head, written) {
+            (Ok(_), Ok(())) if self.scope == b"{}" => self.scope.clear(),
+            (Ok(_), Ok(())) if self.scope.len() <= MAX_GROUP => {}
+            (Ok(head), Ok(())) => {
+                self.scope = named_by_digest(&self.scope);
+                self.large.push(Large::Scope(head));
+            }
+            _ => {
+                self.scope = named_by_digest(&own);
+                self.large.push(Large::Raw(own));
+            }
+        }
+        self.source.clear();
+        if !self.resource.is_empty() || !self.scope.is_empty() {
+            let named = [("resource", &self.resource), ("scope", &self.scope)];
+            let mut separator = &b"{\"group\":{"[..];
+            for (name, text) in named.into_iter().filter(|(_, text)| !text.is_empty()) {
+                self.source.extend_from_slice(separator);
+                self.source.extend_from_slice(format!("\"{name}\":").as_bytes());
+                self.source.extend_from_slice(text);
+                separator = b",";
+            }
+            self.source.extend_from_slice(b"},\"intake\":\"otlp\"");
+            self.source.extend_from_slice(&self.tail);
+        } else {
+            self.source = self.source();
+        }
+    }
+
+    /// Adds a resource or scope as an event of its own; says how many bytes it had.
+    fn large(&mut self, large: Large, out: &mut Events) -> usize {
+        let plain = self.source();
+        let _one = fields::one_at_a_time();
+        let (name, bytes) = match &large {
+            Large::Resource(head) => (&b"resource"[..], head.encode_to_vec()),
+            Large::Scope(head) => (&b"scope"[..], head.encode_to_vec()),
+            Large::Raw(bytes) => (&b""[..], bytes.to_vec()),
+        };
+        let build = |b: &mut Builder<'_>| match &large {
+            Large::Raw(_) => Err(Fault::NotAnObject),
+            Large::Resource(_) | Large::Scope(_) => b.map(|b| {
+                b.text(b"group")?;
+                b.map(|b| {
+                    b.text(name)?;
+                    match &large {
+                        Large::Resource(head) => head.build(b),
+                        Large::Scope(head) => head.build(b),
+                        Large::Raw(_) => Ok(()),
+                    }
+                })
+            }),
+        };
+        self.converter.built(&bytes, None, &plain, build, out);
+        bytes.len()
     }
 
     fn record(&mut self, bytes: &Bytes, out: &mut Events) {
-        let record = LogRecord::decode(bytes.clone());
-        let time = record.as_ref().ok().and_then(LogRecord::time);
+        // Decoded, it takes many times its bytes: of large ones there is one at a time.
+        let _one = (bytes.len() > fields::SMALL).then(fields::one_at_a_time);
+        let fits = bytes.len() <= MAX_LOG;
+        let record = fits.then(|| LogRecord::decode(bytes.clone()).ok()).flatten();
+        let time = record.as_ref().and_then(LogRecord::time);
         let build = |b: &mut Builder<'_>| match &record {
-            Ok(r) => r.build(b),
-            Err(_) => Err(Fault::NotAnObject),
+            Some(r) => r.build(b),
+            None => Err(Fault::NotAnObject),
         };
         self.converter.built(bytes, time, &self.source, build, out);
     }
 }
 
-/// The resource and scope of events, as one map.
-fn group(r: &Origin, s: &ScopeLogs, b: &mut Builder<'_>) -> Result<(), Fault> {
-    let default = InstrumentationScope::default();
-    let scope = s.scope.as_ref().unwrap_or(&default);
-    b.map(|b| {
-        if r.resource != Resource::default() || !r.schema_url.is_empty() {
-            b.text(b"resource")?;
-            b.map(|b| {
-                attributes(&r.resource.attributes, &|_| false, b)?;
-                dropped(r.resource.dropped_attributes_count, b)?;
-                named(b"schema_url", &r.schema_url, b)
-            })?;
-        }
-        if *scope != default || !s.schema_url.is_empty() {
-            b.text(b"scope")?;
-            b.map(|b| {
-                attributes(&scope.attributes, &|_| false, b)?;
-                dropped(scope.dropped_attributes_count, b)?;
-                named(b"name", &scope.name, b)?;
-                named(b"schema_url", &s.schema_url, b)?;
-                named(b"version", &scope.version, b)
-            })?;
-        }
-        Ok(())
-    })
+/// The resource or scope itself, of `ResourceLogs` or `ScopeLogs`: field 1 of both.
+fn own(message: &Bytes) -> Bytes {
+    let mut parts = Fields::new(message.clone(), 1).flatten();
+    let first = parts.next().unwrap_or_default();
+    match parts.next() {
+        None => first,
+        // Protobuf merges what stands there twice.
+        Some(second) => [first, second].into_iter().chain(parts).flatten().collect::<Vec<u8>>().into(),
+    }
+}
+
+/// What stands for a text that is sealed as an event of its own.
+fn named_by_digest(text: &[u8]) -> Vec<u8> {
+    format!("{{\"sha256\":\"{}\"}}", sha256(text)).into_bytes()
+}
+
+impl ResourceLogs {
+    fn build(&self, b: &mut Builder<'_>) -> Result<(), Fault> {
+        let default = Resource::default();
+        let resource = self.resource.as_ref().unwrap_or(&default);
+        b.map(|b| {
+            attributes(&resource.attributes, &|_| false, b)?;
+            dropped(resource.dropped_attributes_count, b)?;
+            named(b"schema_url", &self.schema_url, b)
+        })
+    }
+}
+
+impl ScopeLogs {
+    fn build(&self, b: &mut Builder<'_>) -> Result<(), Fault> {
+        let default = InstrumentationScope::default();
+        let scope = self.scope.as_ref().unwrap_or(&default);
+        b.map(|b| {
+            attributes(&scope.attributes, &|_| false, b)?;
+            dropped(scope.dropped_attributes_count, b)?;
+            named(b"name", &scope.name, b)?;
+            named(b"schema_url", &self.schema_url, b)?;
+            named(b"version", &scope.version, b)
+        })
+    }
 }
 
 impl LogRecord {
@@ -482,27 +598,19 @@ pub struct Logs {
 
 impl Logs {
     /// Decodes a request and hands its events over.
-    fn begin(
-        &self,
-        peer: SocketAddr,
-        connection: &Arc<Connection>,
-        message: &Bytes,
-    ) -> Result<Begun, Status> {
-        let request = ExportLogsServiceRequest::decode(message.clone())
-            .map_err(|e| Status::invalid(format_args!("no ExportLogsServiceRequest: {e}")))?;
-        let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
-        self.metrics.events.inc_by(scopes.map(|s| s.log_records.len() as u64).sum());
-        let submitter = &self.shared.submitter;
-        // There is no id: the bytes have to do.
+    fn begin(&self, peer: SocketAddr, incoming: &Incoming, message: Bytes) -> Result<Begun, Status> {
+        let (number, timed) = survey(&message)?;
+        self.metrics.events.inc_by(number as u64);
+        // There is no id: the bytes have to do. Without any time, equal requests may as well be others.
         let mut d = Digest::default();
         d.update(b"otlp\0");
-        d.update(message);
+        d.update(&message);
         let key = d.finish();
-        let (redelivery, delivery) = Delivery::begin(connection, submitter, key);
-        let mut decoder = Decoder::new(request, &peer.ip().to_string());
-        let source = decoder.source();
-        let handed = begin(submitter, &source, Some(key), redelivery, |out| decoder.next(out))?;
-        Ok(Begun { handed, delivery, events: None })
+        let redelivery = incoming.begin(key);
+        let mut decoder = Decoder::new(message, &peer.ip().to_string());
+        let (source, key) = (decoder.source(), timed.then_some(key));
+        let handed = begin(&self.shared.submitter, &source, key, redelivery, |out| decoder.next(out))?;
+        Ok(Begun { handed, events: None })
     }
 }
 
@@ -517,8 +625,14 @@ impl Service for Logs {
         }
     }
 
-    fn take(&self, call: &Call, message: &Bytes) -> Result<Begun, Status> {
-        self.begin(call.peer, &call.connection, message)
+    fn take(
+        &self,
+        peer: SocketAddr,
+        incoming: &Incoming,
+        message: Bytes,
+        _: &mut Held,
+    ) -> Result<Begun, Status> {
+        self.begin(peer, incoming, message)
     }
 }
 
@@ -596,10 +710,15 @@ impl Intake for Http {
         Box::pin(listener.run(stop, move |stream, peer, stop| {
             let state = state.clone();
             let connection = Connection::new(state.logs.shared.doubts.clone());
-            http::serve(stream, peer, stop, move |request| {
+            let client = connection.clone();
+            let served = http::serve(stream, peer, stop, move |request| {
                 let (state, connection) = (state.clone(), connection.clone());
                 async move { state.answer(request, peer, connection).await }
-            })
+            });
+            async move {
+                served.await;
+                client.ended();
+            }
         }))
     }
 }
@@ -607,7 +726,7 @@ impl Intake for Http {
 impl HttpState {
     async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         peer: SocketAddr,
         connection: Arc<Connection>,
     ) -> Answer {
@@ -637,7 +756,7 @@ impl HttpState {
 
     async fn take(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         peer: SocketAddr,
         connection: Arc<Connection>,
     ) -> Result<(), (StatusCode, Status)> {
@@ -664,21 +783,16 @@ impl HttpState {
         let no_body = |e: BodyError| http_status(Status::from(e));
         let (parts, body) = request.into_parts();
         let room = &self.logs.shared.room;
-        let (packed, mut held) =
-            body::collect(body, &parts.headers, self.max_message, room).await.map_err(no_body)?;
+        let max = self.max_message;
+        let (bytes, held) = body::collect(body, &parts.headers, max, room).await.map_err(no_body)?;
+        let packet = Packet { bytes, encoding, max, held };
         let state = self.clone();
-        let (begun, held) = tokio::task::spawn_blocking(move || {
-            let logs = &state.logs;
-            let message = body::unpack(packed, encoding, state.max_message, &logs.shared.room, &mut held)?;
-            logs.metrics.bytes.inc_by(message.len() as u64);
-            logs.begin(peer, &connection, &message).map(|begun| (begun, held))
+        grpc::deliver(&self.logs.shared, &connection, packet, move |incoming, message, _| {
+            state.logs.metrics.bytes.inc_by(message.len() as u64);
+            state.logs.begin(peer, incoming, message)
         })
         .await
-        .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))
-        .map_err(http_status)?;
-        begun.finish().await.map_err(|r| http_status(r.into()))?;
-        drop(held);
-        Ok(())
+        .map_err(http_status)
     }
 }
 

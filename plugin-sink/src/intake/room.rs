@@ -6,6 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that one permit stands for.
 const UNIT: usize = 64 << 10;
+/// How often room is asked for by whoever holds some.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How long a request waits for room.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -50,19 +52,33 @@ impl Room {
         }
     }
 
-    /// Makes what is held as large as `bytes`: gives back at once, or waits for more.
+    /// Makes what is held as large as `bytes`, now or not: whoever holds something waits for nobody, since that one may
+    /// wait for him.
     ///
     /// # Errors
     /// [`Busy`]; what was held is held still.
-    pub async fn resize(&self, held: &mut Held, bytes: usize) -> Result<(), Busy> {
+    pub fn resize(&self, held: &mut Held, bytes: usize) -> Result<(), Busy> {
         let (have, want) = (held.permit.num_permits(), units_of(bytes).min(self.units));
         if want > have {
-            let more = self.take((want - have) * UNIT).await?;
-            held.permit.merge(more.permit);
+            let more = u32::try_from(want - have).unwrap_or(u32::MAX);
+            held.permit.merge(self.permits.clone().try_acquire_many_owned(more).map_err(|_| Busy)?);
         } else {
             drop(held.permit.split(have - want));
         }
         Ok(())
+    }
+
+    /// [`Room::resize`], tried for a while.
+    ///
+    /// # Errors
+    /// [`Busy`]; what was held is held still.
+    pub async fn grow(&self, held: &mut Held, bytes: usize) -> Result<(), Busy> {
+        let tried = async {
+            while self.resize(held, bytes).is_err() {
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, tried).await.map_err(|_| Busy)
     }
 }
 
@@ -75,11 +91,12 @@ mod tests {
         let room = Room::new(10 * UNIT);
         let mut a = room.take(6 * UNIT).await.unwrap();
         assert_eq!(room.take(6 * UNIT).await.err(), Some(Busy));
-        room.resize(&mut a, 2 * UNIT).await.unwrap();
+        room.resize(&mut a, 2 * UNIT).unwrap();
         let b = room.take(8 * UNIT).await.unwrap();
-        assert_eq!(room.resize(&mut a, 3 * UNIT).await, Err(Busy));
+        assert_eq!(room.resize(&mut a, 3 * UNIT), Err(Busy));
+        assert_eq!(room.grow(&mut a, 3 * UNIT).await, Err(Busy));
         drop(b);
-        room.resize(&mut a, 3 * UNIT).await.unwrap();
+        room.grow(&mut a, 3 * UNIT).await.unwrap();
         drop(a);
         // More than there is: all of it.
         assert_eq!(room.take(1 << 40).await.unwrap().permit.num_permits(), 10);

@@ -5,28 +5,23 @@
 //! that of its bytes and one event.
 
 use crate::config;
-use crate::intake::doubt::Delivery;
-use crate::intake::grpc::{Begun, Call, Code, Method, Server, Service, Status};
+use crate::intake::doubt::Incoming;
+use crate::intake::fields::{self, Fields};
+use crate::intake::grpc::{Begun, Code, Method, Server, Service, Status};
 use crate::intake::net::Listener;
+use crate::intake::room::Held;
 use crate::intake::{Intake, Shared, Task, begin};
 use crate::metrics::Intake as Metrics;
 use bytes::Bytes;
 use prost::Message as _;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 use waxseal_trail::hash::{Digest, Hash, sha256};
 use waxseal_trail::json;
-use waxseal_trail::record::{Aside, Builder, Converter, Events, Fault};
+use waxseal_trail::record::{Aside, Builder, Converter, Events, Fault, MAX_RECORD};
 use waxseal_trail::time::Time;
-
-/// `vector.PushEventsRequest`, its events undecoded.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct PushEventsRequest {
-    /// `event.EventWrapper`s.
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub events: Vec<Bytes>,
-}
 
 /// `event.EventWrapper`; metrics (2) and traces (3) are not decoded.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -152,6 +147,10 @@ pub struct ValueArray {
     pub items: Vec<Value>,
 }
 
+/// The events of a `vector.PushEventsRequest`, each an `event.EventWrapper`.
+const EVENTS: u32 = 1;
+/// An event of more bytes is sealed as it is: as a record it would be larger than a record may be.
+const MAX_EVENT: usize = 2 * MAX_RECORD;
 /// The first byte of an [`EventWrapper`] with a metric, and of one with a trace.
 const METRIC: u8 = 0x12;
 const TRACE: u8 = 0x1a;
@@ -211,16 +210,23 @@ impl Service for Logs {
         }
     }
 
-    fn take(&self, call: &Call, message: &Bytes) -> Result<Begun, Status> {
-        let request = PushEventsRequest::decode(message.clone())
-            .map_err(|e| Status::invalid(format_args!("no PushEventsRequest: {e}")))?;
-        let other = request.events.iter().filter(|e| !is_log(e)).count();
-        let logs = request.events.len() - other;
+    fn take(
+        &self,
+        peer: SocketAddr,
+        incoming: &Incoming,
+        message: Bytes,
+        held: &mut Held,
+    ) -> Result<Begun, Status> {
+        let number = Fields::number(&message, EVENTS)?;
+        // What is kept of each event while its request is taken.
+        self.shared.room.resize(held, message.len() + number * 128).map_err(Status::later)?;
+        let events: Vec<Bytes> = Fields::new(message, EVENTS).filter_map(Result::ok).collect();
+        let other = events.iter().filter(|e| !is_log(e)).count();
+        let logs = events.len() - other;
         if other > 0 {
             tracing::warn!(
-                "intake.vector: {}: {other} metrics or traces are refused: an audit trail takes logs. Take them out of \
-                 the sink's inputs",
-                call.peer
+                "intake.vector: {peer}: {other} metrics or traces are refused: an audit trail takes logs. Take them out of \
+                 the sink's inputs"
             );
         }
         if other > 0 && logs == 0 {
@@ -230,25 +236,25 @@ impl Service for Logs {
         self.metrics.events.inc_by(logs as u64);
         let submitter = &self.shared.submitter;
         // An event is itself by its id and all of its content: copies that a transform made have the same id.
-        let digests: Vec<Hash> = request.events.iter().map(|e| sha256(e)).collect();
+        let digests: Vec<Hash> = events.iter().map(|e| sha256(e)).collect();
         let ids: Vec<Option<Hash>> =
-            request.events.iter().zip(&digests).map(|(e, d)| has_id(e).then_some(*d)).collect();
-        let whole = key_of(&digests);
+            events.iter().zip(&digests).map(|(e, d)| has_id(e).then_some(*d)).collect();
         // The same request again is recognised as one. Else it may bring events that came in others.
-        let doubted = call.connection.is_doubted(&whole);
-        let recognised = call.connection.recognise(if doubted { &[] } else { &ids });
-        let again = recognised.events();
+        let whole = key_of(&digests);
+        let recognised = incoming.connection().recognise(&ids);
+        let again = if incoming.is_doubted(&whole) { &[] } else { recognised.events() };
         // Parts are cut by what is left, so it is what is left that is recognised if it comes again.
         let key = if again.is_empty() { whole } else { key_of(&left(&digests, again)) };
-        let (redelivery, delivery) = Delivery::begin(&call.connection, submitter, key);
-        let mut decoder = Decoder::new(&call.peer.ip().to_string());
+        let redelivery = incoming.begin(key);
+        let mut decoder = Decoder::new(&peer.ip().to_string());
         // What the trail says of events that are not sealed: those that are refused beside logs that are taken, which cannot
         // be answered apart, and those that were sealed before.
-        let mut refused = (other > 0).then(|| refusal(&request.events));
+        let mut refused = (other > 0).then(|| refusal(&events));
         let mut known = (!again.is_empty()).then(|| redelivery_of(again));
-        let events = left(&request.events, again);
+        let events = left(&events, again);
         let mut events = events.iter().filter(|e| is_log(e)).peekable();
-        let key = events.peek().is_some().then_some(key);
+        // Without ids, equal requests may as well be others.
+        let key = (events.peek().is_some() && ids.iter().any(Option::is_some)).then_some(key);
         let handed = begin(submitter, &decoder.source(), key, redelivery, |out| {
             if let Some(event) = events.next() {
                 decoder.event(event, out);
@@ -262,7 +268,7 @@ impl Service for Logs {
             Some(0)
         })?;
         let events = Some((recognised, ids.into_iter().flatten().collect()));
-        Ok(Begun { handed, delivery, events })
+        Ok(Begun { handed, events })
     }
 }
 
@@ -350,7 +356,10 @@ impl Decoder {
     pub fn event(&mut self, event: &Bytes, out: &mut Events) {
         self.source.clear();
         let mut whole = self.source();
-        let log = EventWrapper::decode(event.clone()).ok().and_then(|e| e.log);
+        // Decoded, it takes many times its bytes: of large ones there is one at a time.
+        let _one = (event.len() > fields::SMALL).then(fields::one_at_a_time);
+        let fits = event.len() <= MAX_EVENT;
+        let log = fits.then(|| EventWrapper::decode(event.clone()).ok()).flatten().and_then(|e| e.log);
         let Some(mut log) = log else {
             self.converter.built(event, None, &whole, |_| Err(Fault::NotAnObject), out);
             return;
