@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use waxseal_sink::config::Span;
+use waxseal_sink::config::{Size, Span};
 
 const DAY: f64 = 86_400.0;
 const YEAR: f64 = 365.25 * DAY;
@@ -33,9 +33,9 @@ pub(crate) struct Cost {
     /// batch.max_events of the sinks
     #[arg(long, default_value_t = 100_000)]
     max_events: u64,
-    /// Bytes of batch.max_bytes of the sinks
-    #[arg(long, default_value_t = 32 << 20)]
-    max_bytes: u64,
+    /// batch.max_bytes of the sinks
+    #[arg(long, default_value = "32MiB")]
+    max_bytes: Size,
     /// heartbeat of the sinks
     #[arg(long, default_value = "15m")]
     heartbeat: Span,
@@ -101,7 +101,7 @@ impl Cost {
         }
         // A batch begins with an event, and closes at the first of three limits.
         let full =
-            (self.max_events as f64 / rate).min(self.max_bytes as f64 / self.record_bytes as f64 / rate);
+            (self.max_events as f64 / rate).min(self.max_bytes.0 as f64 / self.record_bytes as f64 / rate);
         let open = full.min(self.max_age.0.as_secs_f64());
         let gap = 1.0 / rate;
         let objects = YEAR / (open + gap);
@@ -115,7 +115,7 @@ impl Cost {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.nodes > 0 && self.aggregators > 0, "--nodes and --aggregators: at least 1");
         ensure!(self.rate.is_finite() && self.rate >= 0.0, "--rate: events a second");
-        ensure!(self.record_bytes > 0 && self.max_events > 0 && self.max_bytes > 0, "sizes: at least 1");
+        ensure!(self.record_bytes > 0 && self.max_events > 0 && self.max_bytes.0 > 0, "sizes: at least 1");
         let times = [self.max_age.0, self.heartbeat.0, self.retention.0];
         ensure!(times.iter().all(|t| !t.is_zero()), "durations: more than 0s");
         let prices = self.prices.as_ref().map(|path| -> anyhow::Result<Prices> {
@@ -144,6 +144,7 @@ impl Cost {
             writeln!(out, "  PUT requests a year    {:>16.0}", puts)?;
             writeln!(out, "  GB a year              {:>16.1}", bytes / GB)?;
             writeln!(out, "  bytes an events object {:>16.0}", y.object_bytes)?;
+            writeln!(out, "  PUT requests in all    {:>16.0}", puts * years)?;
             writeln!(out, "  objects at the end     {:>16.0}", puts * years)?;
             writeln!(out, "  GB at the end          {:>16.1}", bytes * years / GB)?;
             if let Some(p) = &prices {

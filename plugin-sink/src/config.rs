@@ -60,9 +60,10 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, St
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = Text::deserialize(d)?.0;
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
         let units = [
             ("KiB", 1 << 10),
             ("MiB", 1 << 20),
@@ -77,7 +78,13 @@ impl<'de> Deserialize<'de> for Size {
             .iter()
             .find_map(|(unit, n)| text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*n))
             .map(Size)
-            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no size; write one as 32MiB")))
+            .ok_or_else(|| format!("{text:?} is no size; write one as 32MiB"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Text::deserialize(d)?.0.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -140,3 +140,25 @@ fn a_mistake_in_the_configuration_is_named() {
         out.status.success() && String::from_utf8_lossy(&out.stdout).contains("the configuration is good")
     );
 }
+
+#[test]
+fn what_topologies_cost_is_what_the_page_says() {
+    let out = waxseal(&["cost", "--nodes", "200", "--rate", "2000"]);
+    let page = include_str!("../../docs/topologies.md");
+    assert!(page.contains(std::str::from_utf8(&out.stdout).unwrap()), "{out:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let prices = dir.path().join("prices.yaml");
+    let yaml = page.split("```yaml\n").find(|part| part.starts_with("# prices.yaml")).unwrap();
+    std::fs::write(&prices, yaml.split("```").next().unwrap()).unwrap();
+    let prices = prices.display().to_string();
+    let out = waxseal(&["cost", "--nodes", "200", "--rate", "2000", "--prices", &prices]);
+    let amounts = String::from_utf8(out.stdout).unwrap();
+    let amounts: Vec<_> = amounts.lines().filter(|l| l.contains("USD")).collect();
+    assert_eq!(amounts.len(), 4);
+    amounts.iter().for_each(|line| assert!(page.contains(line), "{line}"));
+    // A file that says something else is refused, with its name.
+    std::fs::write(dir.path().join("prices.yaml"), "currency: USD\nput_per_1000: 1\ntiers: []\n").unwrap();
+    let out = waxseal(&["cost", "--nodes", "1", "--rate", "1", "--prices", &prices]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && said.contains("prices.yaml: tiers"), "{said}");
+}
