@@ -567,3 +567,38 @@ fn fluent_bit_by_forward() {
     println!("Fluent Bit by Forward: {kills} kills, {} of {lines} lines, {twice} twice", seen.len());
     assert_eq!((seen.len(), twice), (lines, 0), "{}", std::fs::read_to_string(site.path("flb.log")).unwrap());
 }
+
+/// What a cluster would be given, read as the sink reads it.
+#[test]
+fn the_aggregators_configuration_is_good() {
+    let text = include_str!("../../docs/examples/aggregators.yaml");
+    let (_, text) = text.split_once("  sink.yaml: |\n").unwrap();
+    let (text, _) = text.split_once("---\n").unwrap();
+    let site = Site::new("");
+    certificates::write(site.dir.path());
+    std::fs::write(site.path("shared-key"), "0123456789abcdef\n").unwrap();
+    let mut yaml: String = text.lines().map(|l| format!("{}\n", l.strip_prefix("    ").unwrap())).collect();
+    let p = |n: &str| site.path(n).display().to_string();
+    for (theirs, ours) in [
+        ("trail: prod", "trail: test".to_owned()),
+        ("${POD_NAME}", "waxseal-0".to_owned()),
+        ("2555d", "30d".to_owned()),
+        ("/var/lib/waxseal", p("state")),
+        ("/srv/trail", p("trail")),
+        ("/etc/waxseal/keys/signing.key", p("writer/signing.key")),
+        ("/etc/waxseal/keys/shared-key", p("shared-key")),
+        ("/etc/waxseal/tls/tls.crt", p("server.crt")),
+        ("/etc/waxseal/tls/tls.key", p("server.key")),
+        ("/etc/waxseal/tls/ca.crt", p("ca.crt")),
+    ] {
+        assert!(yaml.contains(theirs), "{theirs}");
+        yaml = yaml.replace(theirs, &ours);
+    }
+    std::fs::write(site.path("sink.yaml"), yaml).unwrap();
+    let out = site.run_sink(&["--check-config"]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    for line in ["0.0.0.0:6000 (mTLS, gRPC)", "0.0.0.0:24224 (TLS, shared key", "0.0.0.0:4317 (mTLS"] {
+        assert!(said.contains(line), "{said}");
+    }
+}
