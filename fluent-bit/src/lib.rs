@@ -11,10 +11,11 @@ use sink::Context;
 use sink::chain::Redelivery;
 use sink::config::{self, Config, Instead};
 use sink::filter::Filters;
+use sink::intake::doubt::Attempts;
 use sink::intake::hand_over;
 use sink::pipeline::{Pipeline, Submitter};
 use sink::telemetry;
-use std::collections::HashMap;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -24,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing::Level;
 use waxseal_trail::fluent;
-use waxseal_trail::hash::{Digest, Hash};
+use waxseal_trail::hash::Digest;
 use waxseal_trail::record::Converter;
 
 const OK: c_int = 1;
@@ -77,8 +78,6 @@ pub struct OutputPlugin {
 const GRACE: Duration = Duration::from_secs(4);
 /// Threads that convert chunks; more wait.
 const THREADS: usize = 2;
-/// Chunks that the host was asked to send again, and that may be durable.
-const REMEMBERED: usize = 4096;
 
 /// A tag on which builds for tests panic.
 const PROVOKE: &[u8] = b"waxseal.test.panic";
@@ -159,7 +158,7 @@ impl Instance {
         }
         let (jobs, queue) = mpsc::channel::<Arc<Job>>();
         let queue = Arc::new(Mutex::new(queue));
-        let asked = Arc::new(Mutex::new(HashMap::new()));
+        let asked = Arc::<Mutex<Attempts>>::default();
         for _ in 0..THREADS {
             let (queue, asked, submitter) = (queue.clone(), asked.clone(), submitter.clone());
             spawn("wax-flush", Box::new(move || flushes(&queue, &submitter, &asked)))?;
@@ -201,11 +200,7 @@ impl Instance {
     }
 }
 
-fn flushes(
-    queue: &Mutex<mpsc::Receiver<Arc<Job>>>,
-    submitter: &Submitter,
-    asked: &Mutex<HashMap<Hash, u64>>,
-) {
+fn flushes(queue: &Mutex<mpsc::Receiver<Arc<Job>>>, submitter: &Submitter, asked: &Mutex<Attempts>) {
     loop {
         let Ok(job) = lock(queue).recv() else { return };
         let code = catch_unwind(AssertUnwindSafe(|| {
@@ -223,7 +218,7 @@ fn flushes(
     }
 }
 
-fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashMap<Hash, u64>>) -> c_int {
+fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<Attempts>) -> c_int {
     // There is no chunk id: tag and bytes have to do.
     let mut d = Digest::default();
     d.update(b"fluentbit\0");
@@ -231,36 +226,23 @@ fn flush(submitter: &Submitter, tag: &[u8], data: &[u8], asked: &Mutex<HashMap<H
     d.update(tag);
     d.update(data);
     let key = d.finish();
-    let now = submitter.tick();
-    let redelivery = match lock(asked).get(&key) {
-        Some(since) => Redelivery::Asked(*since),
-        None => Redelivery::Earlier,
-    };
+    let attempt = lock(asked).take(&key).unwrap_or_else(|| submitter.attempt());
     let mut chunk = fluent::Chunk::new("fluentbit", tag, data);
     let source = chunk.source();
     let mut converter = Converter::default();
-    let taken = hand_over(submitter, &source, Some(key), redelivery, |events| {
+    let taken = hand_over(submitter, &source, Some(key), Redelivery::Attempt(attempt), |events| {
         let from = chunk.position();
         chunk.next(&mut converter, events).then(|| chunk.position() - from)
     });
-    let mut asked = lock(asked);
     match taken {
-        Ok(_) => {
-            asked.remove(&key);
-            OK
-        }
+        Ok(_) => OK,
         Err(why) => {
             tracing::warn!(
                 "a chunk of {} bytes under tag {:?} is asked for again: {why}",
                 data.len(),
                 lossy(tag)
             );
-            if asked.len() >= REMEMBERED
-                && let Some(oldest) = asked.iter().min_by_key(|(_, since)| **since).map(|(k, _)| *k)
-            {
-                asked.remove(&oldest);
-            }
-            asked.entry(key).or_insert(now);
+            lock(asked).put(&key, attempt);
             RETRY
         }
     }

@@ -8,6 +8,7 @@ use crate::epoch::{Epoch, SinkError};
 use crate::known::{Fate, Known, Recent};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waxseal_trail::hash::{Hash, leaf_hash};
@@ -34,45 +35,56 @@ pub struct Chunk {
 pub enum Redelivery {
     /// Always: the key is the sender's word for it.
     Always,
-    /// Only where the acknowledgement may not have arrived: the key is not of this life of the process.
-    Earlier,
-    /// Its sender was asked to send it again; it was first handed over at this [`Own::tick`].
-    Asked(u64),
+    /// If it was spooled before under this number ([`crate::pipeline::Submitter::attempt`]), which the attempts at one
+    /// request share; or in an earlier life of the process, whose acknowledgement may not have arrived.
+    Attempt(u64),
 }
 
-/// The keys that this life of the process has spooled, across epochs.
+/// The keys that this life of the process has spooled, across epochs, with the last attempts of each.
 #[derive(Debug, Default)]
-pub struct Own {
-    ticks: Recent<u64>,
-    tick: u64,
-}
+pub struct Own(Recent<VecDeque<u64>>);
+
+/// So many attempts of a key are remembered.
+const ATTEMPTS: usize = 64;
 
 impl Own {
-    /// Grows with every chunk that has a key.
-    pub fn tick(&self) -> u64 {
-        self.tick
+    fn insert(&mut self, key: [u8; 32], attempt: u64) {
+        match self.0.get_mut(&key) {
+            None => self.0.insert(key, [attempt].into()),
+            Some(attempts) => {
+                if attempts.len() == ATTEMPTS {
+                    attempts.pop_front();
+                }
+                attempts.push_back(attempt);
+            }
+        }
     }
 
-    /// Says what was there before.
-    fn insert(&mut self, key: [u8; 32]) -> Option<u64> {
-        self.tick += 1;
-        let before = self.ticks.get(&key).copied();
-        self.ticks.insert(key, self.tick);
-        before
-    }
-
-    fn restore(&mut self, key: [u8; 32], before: Option<u64>) {
-        match before {
-            Some(tick) => self.ticks.insert(key, tick),
-            None => self.ticks.forget(&key),
+    /// Forgets what was inserted last.
+    fn undo(&mut self, key: &[u8; 32]) {
+        let left = self.0.get_mut(key).map(|attempts| {
+            attempts.pop_back();
+            attempts.len()
+        });
+        if left == Some(0) {
+            self.0.forget(key);
         }
     }
 
     fn is_again(&self, key: &[u8; 32], redelivery: Redelivery) -> bool {
-        match (redelivery, self.ticks.get(key)) {
+        match (redelivery, self.0.get(key)) {
             (Redelivery::Always, _) | (_, None) => true,
-            (Redelivery::Earlier, Some(_)) => false,
-            (Redelivery::Asked(since), Some(at)) => *at > since,
+            (Redelivery::Attempt(this), Some(spooled)) => spooled.contains(&this),
+        }
+    }
+}
+
+impl Redelivery {
+    /// 0 is no attempt's number.
+    fn attempt(self) -> u64 {
+        match self {
+            Redelivery::Always => 0,
+            Redelivery::Attempt(n) => n,
         }
     }
 }
@@ -156,8 +168,7 @@ impl Sealables {
 #[derive(Default)]
 struct Keys {
     new: Vec<[u8; 32]>,
-    /// With when each was last spooled before.
-    repeated: Vec<([u8; 32], Option<u64>)>,
+    repeated: Vec<[u8; 32]>,
 }
 
 /// Receipts, the group's bytes, and its records.
@@ -340,14 +351,9 @@ impl Chain {
             Err(error) => {
                 // Nothing of it is in the spool, or nobody knows: either way this chain has not moved.
                 let mut own = lock(&self.own);
-                for (key, before) in keys.repeated.into_iter().rev() {
-                    own.restore(key, before);
-                }
-                for key in keys.new {
-                    self.known.forget(&key);
-                    own.restore(key, None);
-                }
+                keys.repeated.iter().chain(&keys.new).for_each(|key| own.undo(key));
                 drop(own);
+                keys.new.iter().for_each(|key| self.known.forget(key));
                 (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
                 Ok(match error {
                     AppendError::Full => Accepted::Refused(Refusal::Full),
@@ -378,8 +384,9 @@ impl Chain {
                 let events = redelivery(&key, &fate);
                 let counted = |i| counted(&events, i);
                 self.frame(cx, &mut group, &mut records, &events, &chunk.source, None, 0, counted)?;
-                // It was repeated once: the next equal one on a healthy connection is another one.
-                keys.repeated.push((key, lock(&self.own).insert(key)));
+                // It was repeated once: the next equal one is another one.
+                lock(&self.own).insert(key, chunk.redelivery.attempt());
+                keys.repeated.push(key);
                 receipts.push(Receipt {
                     accepted: fate.accepted.into(),
                     unparsed: fate.unparsed.into(),
@@ -404,7 +411,7 @@ impl Chain {
             if let Some(key) = chunk.key {
                 let fate = Fate { first, accepted: events.len() as u32, unparsed: events.unparsed() as u32 };
                 self.known.insert(key, fate);
-                lock(&self.own).insert(key);
+                lock(&self.own).insert(key, chunk.redelivery.attempt());
                 keys.new.push(key);
             }
             receipts.push(Receipt {

@@ -78,6 +78,7 @@ struct Shared {
     buffers: Mutex<Vec<Events>>,
     /// The keys that were spooled since the process began.
     own: Arc<Mutex<Own>>,
+    attempts: AtomicU64,
 }
 
 impl Shared {
@@ -95,6 +96,7 @@ impl Shared {
             waiting: Mutex::new(Vec::new()),
             buffers: Mutex::new(Vec::new()),
             own,
+            attempts: AtomicU64::new(0),
         }
     }
 }
@@ -161,9 +163,9 @@ impl Submitter {
         lock(&self.0.queue).is_full()
     }
 
-    /// Now, for [`Redelivery::Asked`].
-    pub fn tick(&self) -> u64 {
-        lock(&self.0.own).tick()
+    /// A fresh number, for [`Redelivery::Attempt`].
+    pub fn attempt(&self) -> u64 {
+        self.0.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// An empty buffer to convert events into.

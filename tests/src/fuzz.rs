@@ -184,7 +184,7 @@ pub fn otlp_request(data: &[u8]) {
     let source = decoder.source();
     let mut events = Events::default();
     while decoder.next(&mut events).is_some() {}
-    assert!((records..=records + groups).contains(&events.len()));
+    assert!((records..=records + groups).contains(&events.len()), "{records} {groups} {}", events.len());
     assert_eq!(json::is_canonical(&source), Ok(true));
     records_of(&events, &source);
 }

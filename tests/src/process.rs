@@ -101,6 +101,17 @@ impl Site {
         path.display().to_string()
     }
 
+    /// Waits until the sink has written to the store for the first time: what it begins with is not in the way then.
+    pub fn settle(&self) {
+        for _ in 0..1200 {
+            if self.path("trail/batches").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
     /// Takes the store away: at its place is what a mount point is while nothing is mounted.
     pub fn store_away(&self) {
         std::fs::rename(self.path("trail"), self.path("away")).expect("it is there");

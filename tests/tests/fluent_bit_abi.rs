@@ -262,6 +262,7 @@ fn as_fluent_bit_does_it() {
         + "spool: {max_bytes: 64MiB}\nheartbeat: 1h\nbatch: {max_events: 300}\n";
     std::fs::write(&config_full, yaml).unwrap();
     let output = host.init(&[("config", &config_full)]).expect("it starts");
+    full.settle();
     full.store_away();
     const PART: usize = 100;
     let mut refused = None;

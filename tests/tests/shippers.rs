@@ -171,11 +171,13 @@ fn forward_from_node() {
 #[test]
 fn forward_from_python() {
     let Some(python) = prepared("WAXSEAL_CLIENTS") else { return };
-    let site = Site::new("");
+    let telemetry = free_port();
+    let site = Site::new(&format!("telemetry: {{listen: \"127.0.0.1:{telemetry}\"}}\n"));
     site.intake(&format!("  forward: {{listen: \"127.0.0.1:{}\"}}\n", site.port));
     let sink = site.start();
     run(Command::new(python).arg(script("forward.py")).args([&site.port.to_string(), "500"]));
     // There is no acknowledgement: what was sent before the connection ended is taken all the same.
+    wait_for("all of it is read", || counter(telemetry, "waxseal_events_received_total") >= 500);
     sink.stop();
     let all = records(&site);
     assert_eq!(all.len(), 500);

@@ -25,10 +25,40 @@ const TAKEN_EVENTS: usize = 524_288;
 /// Events in doubt, of all connections that have ended.
 const DOUBTED_EVENTS: usize = 131_072;
 
+/// Requests in doubt: for each key the attempts ([`Redelivery::Attempt`]) that may have been taken, unheard.
+#[derive(Default)]
+pub struct Attempts(Recent<Vec<u64>>);
+
+impl Attempts {
+    /// An attempt at the request with this key, to be gone on with: whoever takes it has it alone.
+    pub fn take(&mut self, key: &Hash) -> Option<u64> {
+        let attempts = self.0.get_mut(&key.0)?;
+        if attempts.is_empty() { None } else { Some(attempts.remove(0)) }
+    }
+
+    /// One that is in doubt.
+    pub fn put(&mut self, key: &Hash, attempt: u64) {
+        match self.0.get_mut(&key.0) {
+            None => self.0.insert(key.0, vec![attempt]),
+            Some(attempts) => {
+                if attempts.len() == LAST {
+                    attempts.remove(0);
+                }
+                attempts.push(attempt);
+            }
+        }
+    }
+
+    /// Whether there is one.
+    pub fn has(&self, key: &Hash) -> bool {
+        self.0.get(&key.0).is_some_and(|a| !a.is_empty())
+    }
+}
+
 /// What is in doubt.
 pub struct Doubts {
-    /// The sink's [`crate::chain::Own::tick`].
-    now: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// [`crate::pipeline::Submitter::attempt`].
+    fresh: Box<dyn Fn() -> u64 + Send + Sync>,
     requests: Mutex<Requests>,
     events: Mutex<EventDoubts>,
     numbers: AtomicU64,
@@ -36,21 +66,16 @@ pub struct Doubts {
 
 #[derive(Default)]
 struct Requests {
-    /// When each that is in doubt was first handed over.
-    doubted: Recent<u64>,
+    doubted: Attempts,
     /// Those that have come and are not answered, by number.
     open: HashMap<u64, Open>,
-    /// The numbers of those with the same key.
-    by_key: HashMap<[u8; 32], Vec<u64>>,
 }
 
 struct Open {
     connection: u64,
-    /// Once it is known what it is.
-    key: Option<Hash>,
-    /// When it was handed over; what was sealed before that was another request.
-    since: u64,
-    /// Nobody is there to hear its answer.
+    /// Once it is known what it is: its key, and its attempt.
+    what: Option<(Hash, u64)>,
+    /// Nobody is there to hear its answer; that is noted.
     gone: bool,
     /// It is being taken in.
     taking: bool,
@@ -70,11 +95,11 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Doubts {
-    /// None yet. `now` is the sink's [`crate::chain::Own::tick`].
-    pub fn new(now: impl Fn() -> u64 + Send + Sync + 'static) -> Doubts {
+    /// None yet. `fresh` is [`crate::pipeline::Submitter::attempt`].
+    pub fn new(fresh: impl Fn() -> u64 + Send + Sync + 'static) -> Doubts {
         let doubted = Recent::new(DOUBTED_EVENTS);
         Doubts {
-            now: Box::new(now),
+            fresh: Box::new(fresh),
             requests: Mutex::default(),
             events: Mutex::new(EventDoubts { taken: VecDeque::new(), count: 0, doubted }),
             numbers: AtomicU64::new(0),
@@ -87,31 +112,11 @@ impl Doubts {
 }
 
 impl Requests {
-    fn note(&mut self, key: &Hash, since: u64) {
-        if self.doubted.get(&key.0).is_none() {
-            self.doubted.insert(key.0, since);
-        }
-    }
-
-    /// Forgets an open one; says what it was.
-    fn close(&mut self, number: u64) -> Option<Open> {
-        let open = self.open.remove(&number)?;
-        if let Some(key) = &open.key
-            && let Some(same) = self.by_key.get_mut(&key.0)
-        {
-            same.retain(|n| *n != number);
-            if same.is_empty() {
-                self.by_key.remove(&key.0);
-            }
-        }
-        Some(open)
-    }
-
     fn gone(&mut self, number: u64) {
-        if let Some(open) = self.open.get_mut(&number) {
+        if let Some(open) = self.open.get_mut(&number).filter(|o| !o.gone) {
             open.gone = true;
-            if let (Some(key), since) = (open.key, open.since) {
-                self.note(&key, since);
+            if let Some((key, attempt)) = open.what {
+                self.doubted.put(&key, attempt);
             }
         }
     }
@@ -176,7 +181,7 @@ impl Connection {
         let answered = std::mem::take(&mut *lock(&self.answered));
         {
             let mut requests = lock(&self.doubts.requests);
-            answered.iter().for_each(|(key, since)| requests.note(key, *since));
+            answered.iter().for_each(|(key, attempt)| requests.doubted.put(key, *attempt));
             let of_it = requests.open.iter().filter(|(_, o)| o.connection == self.number).map(|(n, _)| *n);
             of_it.collect::<Vec<_>>().into_iter().for_each(|n| requests.gone(n));
         }
@@ -258,7 +263,7 @@ impl Delivery {
     /// One that has come on a connection.
     pub fn new(connection: &Arc<Connection>) -> Delivery {
         let (connection, number) = (connection.clone(), connection.doubts.number());
-        let open = Open { connection: connection.number, key: None, since: 0, gone: false, taking: false };
+        let open = Open { connection: connection.number, what: None, gone: false, taking: false };
         lock(&connection.doubts.requests).open.insert(number, open);
         Delivery { connection, number }
     }
@@ -273,17 +278,13 @@ impl Delivery {
 
     /// Its sender is told that it was taken.
     pub fn answered(self) {
-        let mut requests = lock(&self.connection.doubts.requests);
-        let Some(Open { key: Some(key), since, gone: false, .. }) = requests.close(self.number) else {
-            return;
-        };
-        requests.doubted.forget(&key.0);
-        drop(requests);
+        let open = lock(&self.connection.doubts.requests).open.remove(&self.number);
+        let Some(Open { what: Some(what), gone: false, .. }) = open else { return };
         let mut last = lock(&self.connection.answered);
         if last.len() == LAST {
             last.pop_front();
         }
-        last.push_back((key, since));
+        last.push_back(what);
     }
 }
 
@@ -293,7 +294,7 @@ impl Drop for Delivery {
         let mut requests = lock(&self.connection.doubts.requests);
         requests.gone(self.number);
         if requests.open.get(&self.number).is_some_and(|o| !o.taking) {
-            requests.close(self.number);
+            requests.open.remove(&self.number);
         }
     }
 }
@@ -304,7 +305,7 @@ impl Drop for Incoming {
         if let Some(open) = requests.open.get_mut(&self.number) {
             open.taking = false;
             if open.gone {
-                requests.close(self.number);
+                requests.open.remove(&self.number);
             }
         }
     }
@@ -318,44 +319,21 @@ impl Incoming {
 
     /// Whether a request with this key is in doubt.
     pub fn is_doubted(&self, key: &Hash) -> bool {
-        lock(&self.connection.doubts.requests).doubted.get(&key.0).is_some()
+        lock(&self.connection.doubts.requests).doubted.has(key)
     }
 
-    /// It is this request. Says when a request with this key is one that came before.
+    /// It is this request: one that is in doubt goes on, or it is a fresh one.
     pub fn begin(&self, key: Hash) -> Redelivery {
-        let now = (self.connection.doubts.now)();
-        let mut requests = lock(&self.connection.doubts.requests);
-        let doubted = requests.doubted.get(&key.0).copied();
+        let doubts = &self.connection.doubts;
+        let mut requests = lock(&doubts.requests);
+        let attempt = requests.doubted.take(&key).unwrap_or_else(|| (doubts.fresh)());
         if let Some(open) = requests.open.get_mut(&self.number) {
-            open.key = Some(key);
-            open.since = doubted.unwrap_or(now);
-            let gone = open.gone;
-            requests.by_key.entry(key.0).or_default().push(self.number);
-            if gone {
-                requests.gone(self.number);
+            open.what = Some((key, attempt));
+            if open.gone {
+                requests.doubted.put(&key, attempt);
             }
         }
-        doubted.map_or(Redelivery::Earlier, Redelivery::Asked)
-    }
-
-    /// All of it is durable.
-    pub fn taken(&self) {
-        let now = (self.connection.doubts.now)();
-        let mut requests = lock(&self.connection.doubts.requests);
-        let key = requests.open.get(&self.number).and_then(|o| o.key);
-        let same = key.and_then(|k| requests.by_key.get(&k.0).cloned()).unwrap_or_default();
-        // What is sealed by now is this one. An equal one beside it is not, and may be refused yet.
-        for number in same.into_iter().filter(|n| *n != self.number) {
-            if let Some(open) = requests.open.get_mut(&number) {
-                open.since = open.since.max(now);
-            }
-        }
-    }
-
-    /// When what was handed over is tried again: what of it is sealed by now is known.
-    pub fn again(&self) -> Redelivery {
-        let since = lock(&self.connection.doubts.requests).open.get(&self.number).map_or(0, |o| o.since);
-        Redelivery::Asked(since)
+        Redelivery::Attempt(attempt)
     }
 }
 
@@ -363,59 +341,47 @@ impl Incoming {
 mod tests {
     use super::*;
 
-    struct Ticks(Arc<AtomicU64>);
-
-    fn doubts() -> (Arc<Doubts>, Ticks) {
-        let ticks = Arc::new(AtomicU64::new(0));
-        let now = ticks.clone();
-        (Arc::new(Doubts::new(move || now.load(Ordering::Relaxed))), Ticks(ticks))
+    fn doubts() -> Arc<Doubts> {
+        let last = AtomicU64::new(0);
+        Arc::new(Doubts::new(move || last.fetch_add(1, Ordering::Relaxed) + 1))
     }
 
-    impl Ticks {
-        fn at(&self, tick: u64) {
-            self.0.store(tick, Ordering::Relaxed);
-        }
-    }
-
-    fn begin(connection: &Arc<Connection>, key: Hash) -> (Redelivery, Delivery) {
+    fn begin(connection: &Arc<Connection>, key: Hash) -> (u64, Delivery) {
         let delivery = Delivery::new(connection);
-        (delivery.incoming().begin(key), delivery)
+        let Redelivery::Attempt(n) = delivery.incoming().begin(key) else { panic!("an attempt") };
+        (n, delivery)
     }
 
     #[test]
     fn what_is_in_doubt() {
-        let (doubts, ticks) = doubts();
+        let doubts = doubts();
         let (a, b) = (Connection::new(doubts.clone()), Connection::new(doubts.clone()));
         let key = Hash([7; 32]);
-        ticks.at(1);
         // New, answered; the same again on a healthy connection is another one.
-        let (first, delivery) = begin(&a, key);
-        assert_eq!(first, Redelivery::Earlier);
+        let (one, delivery) = begin(&a, key);
         delivery.answered();
-        ticks.at(2);
-        let (equal, delivery) = begin(&b, key);
-        assert_eq!(equal, Redelivery::Earlier);
-        // That one was cut off.
+        let (two, delivery) = begin(&b, key);
+        assert_ne!(one, two);
+        // That one was cut off: it is gone on with, by one of those that come.
         drop(delivery);
-        ticks.at(9);
         let (again, delivery) = begin(&b, key);
-        assert_eq!(again, Redelivery::Asked(2));
+        let (three, other) = begin(&b, key);
+        assert_eq!(again, two);
+        assert!(three != one && three != two);
+        drop(other);
         delivery.answered();
-        assert_eq!(begin(&b, key).0, Redelivery::Earlier);
+        assert_eq!(begin(&b, key).0, three);
         // The connection of an answer ended: its client may not have read it.
-        let other = Hash([8; 32]);
-        ticks.at(11);
-        begin(&a, other).1.answered();
         drop(a);
-        assert_eq!(begin(&b, other).0, Redelivery::Asked(11));
+        let taken: Vec<_> = (0..2).map(|_| begin(&b, key)).map(|(n, d)| (n, d.answered()).0).collect();
+        assert_eq!(taken, [three, one]);
     }
 
     #[test]
     fn nobody_waits_for_it_any_more() {
-        let (doubts, ticks) = doubts();
+        let doubts = doubts();
         let (a, b) = (Connection::new(doubts.clone()), Connection::new(doubts.clone()));
         let key = Hash([7; 32]);
-        ticks.at(5);
         // Its stream is reset while it is taken in, before and after it is known what it is.
         let (before, after) = (Delivery::new(&a), Delivery::new(&a));
         let (b_in, a_in) = (before.incoming(), after.incoming());
@@ -436,30 +402,12 @@ mod tests {
         delivery.answered();
         assert!(a_in.is_doubted(&third));
         drop((a_in, b_in, a, b));
-        let requests = lock(&doubts.requests);
-        assert!(requests.open.is_empty() && requests.by_key.is_empty(), "nothing is left");
-    }
-
-    #[test]
-    fn equal_ones_under_way_together() {
-        let (doubts, ticks) = doubts();
-        let a = Connection::new(doubts);
-        let key = Hash([7; 32]);
-        let (one, two) = (Delivery::new(&a), Delivery::new(&a));
-        let (one_in, two_in) = (one.incoming(), two.incoming());
-        assert_eq!((one_in.begin(key), two_in.begin(key)), (Redelivery::Earlier, Redelivery::Earlier));
-        // One is sealed at tick 1 and answered, the other is refused: it was never sealed.
-        ticks.at(1);
-        one_in.taken();
-        drop(one_in);
-        one.answered();
-        drop((two_in, two));
-        assert_eq!(begin(&a, key).0, Redelivery::Asked(1), "what was sealed at 1 is another one");
+        assert!(lock(&doubts.requests).open.is_empty(), "nothing is left");
     }
 
     #[test]
     fn events_that_come_in_other_requests() {
-        let (doubts, _) = doubts();
+        let doubts = doubts();
         let event = |n: u8| Hash([n; 32]);
         let again = |r: &Recognised| r.events().iter().map(|(i, _)| *i).collect::<Vec<_>>();
         let (a, b) = (Connection::new(doubts.clone()), Connection::new(doubts.clone()));

@@ -11,13 +11,15 @@ use crate::config;
 use crate::intake::body::{self, BodyError, Encoding};
 use crate::intake::doubt::{Connection, Delivery, Incoming};
 use crate::intake::net::{Listener, PATIENCE, Stream, stopped};
-use crate::intake::room::{Busy, Held};
+use crate::intake::room::{self, Busy, Held};
 use crate::intake::{Handed, Intake, Shared, Task, begin};
 use crate::metrics::{Intake as Metrics, Outcome};
 use aws_lc_rs::{constant_time, digest};
 use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UdpSocket;
@@ -51,19 +53,14 @@ struct State {
     shared: Shared,
     metrics: Arc<Metrics>,
     config: config::Forward,
-    /// When a message was refused last, to be tried again here.
-    refused: Mutex<Option<Instant>>,
+    /// Each message that is not durable has one more of it: while there is any, room will come back.
+    under_way: Arc<()>,
 }
 
 impl State {
-    fn waits(&self) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
     /// Whether messages wait for the spool.
     fn is_waiting(&self) -> bool {
-        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.is_some_and(|at| at.elapsed() < PATIENCE)
+        Arc::strong_count(&self.under_way) > 1
     }
 }
 
@@ -112,7 +109,7 @@ impl Forward {
         Ok(Forward {
             listener,
             heartbeat,
-            state: Arc::new(State { shared, metrics, config: config.clone(), refused: Mutex::default() }),
+            state: Arc::new(State { shared, metrics, config: config.clone(), under_way: Arc::new(()) }),
         })
     }
 }
@@ -182,7 +179,12 @@ async fn serve(
     }
     let (jobs, queue) = mpsc::channel(UNDER_WAY);
     let connection = Connection::new(state.shared.doubts.clone());
-    let client = Client { peer: peer.ip().to_string().into(), connection: connection.clone() };
+    let is_gone = Arc::<AtomicBool>::default();
+    let client = Client {
+        peer: peer.ip().to_string().into(),
+        connection: connection.clone(),
+        is_gone: is_gone.clone(),
+    };
     let reading = reads(state.clone(), read, client.clone(), stop.clone(), jobs);
     let writing = acknowledges(state, write, client, stop, queue);
     tokio::pin!(reading, writing);
@@ -192,6 +194,7 @@ async fn serve(
         w = &mut writing => return w,
     };
     // The client has closed, or sends what cannot be read: what is under way it will send again.
+    is_gone.store(true, Ordering::Relaxed);
     connection.ended();
     writing.await.and(read)
 }
@@ -202,6 +205,8 @@ struct Client {
     /// Its address.
     peer: Arc<str>,
     connection: Arc<Connection>,
+    /// Nothing more is read from it.
+    is_gone: Arc<AtomicBool>,
 }
 
 /// A message on its way.
@@ -213,12 +218,15 @@ struct Job {
     began: Instant,
     /// Room for the messages that came with it.
     held: Arc<Held>,
+    under_way: Arc<()>,
 }
 
 /// What recognises a message that comes again, or that is tried again here.
 #[derive(Default)]
 struct KnownBy {
     key: Option<Hash>,
+    /// For each time that it is tried.
+    redelivery: Option<Redelivery>,
     /// Where its sender's word does not say that it is the same one.
     delivery: Option<(Incoming, Delivery)>,
 }
@@ -274,19 +282,40 @@ async fn reads(
                     }
                 },
             };
-            let (state, client) = (state.clone(), client.clone());
-            let (batch, failed) =
-                tokio::task::spawn_blocking(move || convert_all(&state, &client, messages, room_held))
-                    .await
-                    .unwrap_or_else(|_| (Vec::new(), Some(End::Closing)));
-            for job in batch {
-                // Waits while too many are under way.
-                if jobs.send(job).await.is_err() {
-                    return Ok(());
+            let mut room_held = Some(room_held);
+            let mut tried = tokio::time::Instant::now();
+            while !messages.is_empty() {
+                let held = match room_held.take() {
+                    Some(held) => held,
+                    None => room.take(1).await?,
+                };
+                let converting = {
+                    let (state, client) = (state.clone(), client.clone());
+                    tokio::task::spawn_blocking(move || convert_all(&state, &client, messages, held))
+                };
+                let Ok((batch, left, failed)) = converting.await else { return Err(End::Closing) };
+                let some = !batch.is_empty();
+                for job in batch {
+                    // Waits while too many are under way.
+                    if jobs.send(job).await.is_err() {
+                        return Ok(());
+                    }
                 }
-            }
-            if let Some(end) = failed {
-                return Err(end);
+                match failed {
+                    // There was no room to unpack one. As with a message that grows, it comes back, or one has to go.
+                    Some(End::Busy(busy)) => {
+                        if some || state.is_waiting() {
+                            tried = tokio::time::Instant::now();
+                        }
+                        if *stop.borrow() || tried.elapsed() > room::PATIENCE {
+                            return Err(busy.into());
+                        }
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    Some(end) => return Err(end),
+                    None => {}
+                }
+                messages = left;
             }
             if buffer.is_empty() {
                 // An idle connection keeps no memory.
@@ -309,6 +338,7 @@ async fn reads(
         }
         if buffer.len() > READ {
             let want = scanner.least().min(buffer.len() * 2).max(buffer.len() + READ);
+            let waited = tokio::time::Instant::now();
             loop {
                 let room = &state.shared.room;
                 let more = match &mut held {
@@ -324,7 +354,7 @@ async fn reads(
                 }
             }
             // What it waited here was not its client's time.
-            begun = Some(tokio::time::Instant::now());
+            begun = begun.map(|b| b + waited.elapsed());
             buffer.reserve(want - buffer.len());
         } else {
             buffer.reserve(if begun.is_some() { READ } else { 8 << 10 });
@@ -364,32 +394,44 @@ fn next_message(scanner: &mut Scanner, buffer: &[u8], max: usize) -> Result<Opti
     Ok(end)
 }
 
-/// Those up to the first that is none, and what is wrong with that one.
+/// Those up to the first that cannot be taken, the rest from there on, and what is wrong with that one.
 fn convert_all(
     state: &State,
     client: &Client,
     messages: Vec<Bytes>,
     mut held: Held,
-) -> (Vec<Job>, Option<End>) {
+) -> (Vec<Job>, Vec<Bytes>, Option<End>) {
     let mut done = Vec::with_capacity(messages.len());
     let mut failed = None;
-    for message in messages {
-        let room = &mut |packed: Bytes, encoding, max| {
-            body::unpack(packed, encoding, max, &state.shared.room, &mut held)
-        };
+    let mut messages = messages.into_iter();
+    // The bytes of all, as they came and unpacked: each may be tried again, and is unpacked again then.
+    let mut total: usize = messages.as_slice().iter().map(Bytes::len).sum();
+    let room = &state.shared.room;
+    while let Some(message) = messages.as_slice().first() {
         let mut known = KnownBy::default();
-        match convert(state, client, &message, &mut known, room) {
-            Ok((handed, chunk)) => done.push((message, chunk, known, handed)),
+        let mut unpacked = 0;
+        let unpack = &mut |packed: Bytes, encoding, max| {
+            let out = body::unpack_with(&packed, encoding, max, &mut |n| room.resize(&mut held, total + n))?;
+            unpacked = out.len();
+            Ok(out)
+        };
+        match convert(state, client, message, &mut known, unpack) {
+            Ok((handed, chunk)) => done.push((message.clone(), chunk, known, handed)),
             Err(end) => {
                 failed = Some(end);
                 break;
             }
         }
+        total += unpacked;
+        messages.next();
     }
+    let _ = room.resize(&mut held, total);
     let (held, began) = (Arc::new(held), Instant::now());
-    let job =
-        |(message, chunk, known, handed)| Job { message, chunk, known, handed, began, held: held.clone() };
-    (done.into_iter().map(job).collect(), failed)
+    let job = |(message, chunk, known, handed)| {
+        let (held, under_way) = (held.clone(), state.under_way.clone());
+        Job { message, chunk, known, handed, began, held, under_way }
+    };
+    (done.into_iter().map(job).collect(), messages.collect(), failed)
 }
 
 type Unpack<'u> = &'u mut dyn FnMut(Bytes, Encoding, usize) -> Result<Bytes, BodyError>;
@@ -404,13 +446,12 @@ fn convert(
     unpack: Unpack<'_>,
 ) -> Result<(Result<Handed, Refusal>, Option<Bytes>), End> {
     let frame = Frame::parse(message).map_err(End::Malformed)?;
-    let entries = entries(&frame, state.config.max_message, unpack)?;
-    let redelivery = match &known.delivery {
-        Some((incoming, _)) => incoming.again(),
-        // Its own attempts before, or what its sender says.
-        None if known.key.is_some() => Redelivery::Always,
+    let entries = entries(message, &frame, state.config.max_message, unpack)?;
+    let redelivery = match known.redelivery {
+        Some(redelivery) => redelivery,
         None => known.begin(&frame, &entries, state, client),
     };
+    known.redelivery = Some(redelivery);
     let mut chunk = Chunk::new("forward", frame.tag, &entries).from_peer(&client.peer);
     let source = chunk.source();
     let mut converter = Converter::default();
@@ -427,8 +468,11 @@ fn convert(
 }
 
 /// The entries of a message, unpacked.
-fn entries(frame: &Frame<'_>, max: usize, unpack: Unpack<'_>) -> Result<Bytes, End> {
-    let packed = Bytes::copy_from_slice(&frame.entries);
+fn entries(message: &Bytes, frame: &Frame<'_>, max: usize, unpack: Unpack<'_>) -> Result<Bytes, End> {
+    let packed = match &frame.entries {
+        Cow::Borrowed(part) => message.slice_ref(part),
+        Cow::Owned(bytes) => Bytes::copy_from_slice(bytes),
+    };
     let Some(name) = frame.compression else { return Ok(packed) };
     let encoding = Encoding::named(name)
         .ok_or_else(|| End::Compression(String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned()))?;
@@ -493,8 +537,8 @@ async fn acknowledges(
     mut jobs: mpsc::Receiver<Job>,
 ) -> Result<(), End> {
     let mut out = Vec::new();
-    while let Some(job) = jobs.recv().await {
-        let Job { message, chunk, known, handed, began, held } = job;
+    'jobs: while let Some(job) = jobs.recv().await {
+        let Job { message, chunk, known, handed, began, held, under_way } = job;
         let (mut handed, mut known) = (handed, known);
         loop {
             let taken = match handed {
@@ -521,10 +565,17 @@ async fn acknowledges(
                         return Err(End::Closing);
                     }
                     state.metrics.count(Outcome::Refused);
-                    state.waits();
+                    if chunk.is_some() && client.is_gone.load(Ordering::Relaxed) {
+                        // It will come again, and is in doubt until then.
+                        continue 'jobs;
+                    }
                 }
             }
             tokio::time::sleep(AGAIN).await;
+            if state.shared.submitter.is_full() {
+                handed = Err(Refusal::Full);
+                continue;
+            }
             let (state, client, message) = (state.clone(), client.clone(), message.clone());
             (handed, known) = tokio::task::spawn_blocking(move || {
                 // What it has room for, it has had room for.
@@ -536,7 +587,7 @@ async fn acknowledges(
             .await
             .unwrap_or(Err(End::Closing))?;
         }
-        drop(held);
+        drop((held, under_way));
         state.metrics.answered(began);
         if let Some(chunk) = chunk {
             acknowledgement(&chunk, &mut out);
@@ -546,7 +597,6 @@ async fn acknowledges(
             }
         }
         if let Some((incoming, delivery)) = known.delivery {
-            incoming.taken();
             drop(incoming);
             delivery.answered();
         }
@@ -672,10 +722,11 @@ pub fn each_message(mut data: &[u8], max: usize, each: &mut dyn FnMut(&[u8], &[u
         }
         let mut scanner = Scanner::default();
         let Some(end) = scanner.scan(data).map_err(|e| e.to_string())? else { return Ok(()) };
-        let frame = Frame::parse(&data[..end]).map_err(|e| e.to_string())?;
+        let message = Bytes::copy_from_slice(&data[..end]);
+        let frame = Frame::parse(&message).map_err(|e| e.to_string())?;
         let unpack =
             &mut |packed: Bytes, encoding, max| body::unpack_with(&packed, encoding, max, &mut |_| Ok(()));
-        let entries = entries(&frame, max, unpack);
+        let entries = entries(&message, &frame, max, unpack);
         each(frame.tag, &entries.map_err(|e| e.to_string())?);
         data = &data[end..];
     }

@@ -149,12 +149,14 @@ where
         })
         .await
         .unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;
-        begun.handed.finish().await?;
-        incoming.taken();
-        if let Some((recognised, events)) = begun.events {
+        let taken = begun.handed.finish().await?;
+        // Of a request that was recognised as a whole, the events are remembered already, unless they were in doubt.
+        if let Some((recognised, events)) = begun.events
+            && !(taken.redelivered && recognised.events().is_empty())
+        {
             recognised.taken(events);
         }
-        drop(held);
+        drop((held, incoming));
         Ok(())
     });
     taken.await.unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;

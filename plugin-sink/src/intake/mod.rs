@@ -45,7 +45,7 @@ pub async fn bind(config: &Intakes, submitter: &Submitter) -> Result<Vec<Box<dyn
         room: room::Room::new(config.max_memory),
         doubts: Arc::new(doubt::Doubts::new({
             let submitter = submitter.clone();
-            move || submitter.tick()
+            move || submitter.attempt()
         })),
         max_connections: config.max_connections,
     };

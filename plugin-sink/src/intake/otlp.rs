@@ -202,7 +202,7 @@ const LOG_RECORDS: u32 = 2;
 
 /// A resource or scope of more bytes is sealed once, as an event of its own, and its events name its digest.
 const MAX_GROUP: usize = 16 << 10;
-/// A log record of more bytes is sealed as it is: as a record it would be larger than a record may be.
+/// A log record, resource or scope of more bytes is sealed as it is, undecoded: as a record it would be larger than a record may be.
 const MAX_LOG: usize = 2 * MAX_RECORD;
 
 /// Turns a request into events, one at a time.
@@ -242,9 +242,10 @@ pub fn survey(message: &Bytes) -> Result<(usize, bool), Unusable> {
         for scope in Fields::new(resource?, SCOPE_LOGS) {
             fields::count(&mut seen)?;
             for record in Fields::new(scope?, LOG_RECORDS) {
+                let record = record?;
                 fields::count(&mut seen)?;
                 number += 1;
-                timed = timed || Timed::decode(record?).is_ok_and(|t| t.at > 0 || t.observed > 0);
+                timed = timed || Timed::decode(record).is_ok_and(|t| t.at > 0 || t.observed > 0);
             }
         }
     }
@@ -314,16 +315,17 @@ impl Decoder {
         }
         let own = own(&bytes);
         let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
-        let Ok(head) = ResourceLogs::decode(bytes) else {
+        let head = (own.len() <= MAX_LOG).then(|| ResourceLogs::decode(bytes).ok()).flatten();
+        let written = match &head {
+            Some(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.resource),
+            None => Err(Fault::NotAnObject),
+        };
+        let Some(head) = head.filter(|_| written.is_ok()) else {
             self.resource = named_by_digest(&own);
             self.large.push(Large::Raw(own));
             return;
         };
-        let written = self.aside.json(&[], 4, |b| head.build(b), &mut self.resource);
-        if written.is_err() {
-            self.resource = named_by_digest(&own);
-            self.large.push(Large::Raw(own));
-        } else if self.resource == b"{}" {
+        if self.resource == b"{}" {
             self.resource.clear();
         } else if self.resource.len() > MAX_GROUP {
             self.resource = named_by_digest(&self.resource);
@@ -339,15 +341,15 @@ impl Decoder {
         }
         let own = own(&bytes);
         let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
-        let head = ScopeLogs::decode(bytes);
+        let head = (own.len() <= MAX_LOG).then(|| ScopeLogs::decode(bytes).ok()).flatten();
         let written = match &head {
-            Ok(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.scope),
-            Err(_) => Err(Fault::NotAnObject),
+            Some(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.scope),
+            None => Err(Fault::NotAnObject),
         };
         match (head, written) {
-            (Ok(_), Ok(())) if self.scope == b"{}" => self.scope.clear(),
-            (Ok(_), Ok(())) if self.scope.len() <= MAX_GROUP => {}
-            (Ok(head), Ok(())) => {
+            (Some(_), Ok(())) if self.scope == b"{}" => self.scope.clear(),
+            (Some(_), Ok(())) if self.scope.len() <= MAX_GROUP => {}
+            (Some(head), Ok(())) => {
                 self.scope = named_by_digest(&self.scope);
                 self.large.push(Large::Scope(head));
             }

@@ -9,7 +9,7 @@ const UNIT: usize = 64 << 10;
 /// How often room is asked for by whoever holds some.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How long a request waits for room.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A number of bytes that requests share.
 #[derive(Clone)]
