@@ -5,7 +5,7 @@
 
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
-use crate::known::{Fate, Known, Recent};
+use crate::known::{CAPACITY, Fate, Known, Recent};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -41,8 +41,15 @@ pub enum Redelivery {
 }
 
 /// The keys that this life of the process has spooled, across epochs, with the last attempts of each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Own(Recent<VecDeque<u64>>);
+
+impl Default for Own {
+    fn default() -> Self {
+        // Longer than a key is known, wherever it stands in the order of either: what is not here must be of an earlier life.
+        Own(Recent::new(4 * CAPACITY))
+    }
+}
 
 /// So many attempts of a key are remembered.
 const ATTEMPTS: usize = 64;

@@ -49,6 +49,12 @@ impl Attempts {
         }
     }
 
+    fn forget(&mut self, key: &Hash, attempt: u64) {
+        if let Some(attempts) = self.0.get_mut(&key.0) {
+            attempts.retain(|a| *a != attempt);
+        }
+    }
+
     /// Whether there is one.
     pub fn has(&self, key: &Hash) -> bool {
         self.0.get(&key.0).is_some_and(|a| !a.is_empty())
@@ -83,11 +89,20 @@ struct Open {
 
 struct EventDoubts {
     /// Requests that were taken, with the connection of each, the oldest first.
-    taken: VecDeque<(u64, Arc<[Hash]>)>,
+    taken: VecDeque<Taken>,
     /// How many events they have.
     count: usize,
-    /// How often each event was taken on connections that have ended.
-    doubted: Recent<u32>,
+    /// How often each event was taken on connections that have ended, and in which request the last time.
+    doubted: Recent<(u32, What)>,
+}
+
+/// A request: its key, and its attempt.
+type What = (Hash, u64);
+
+struct Taken {
+    connection: u64,
+    what: What,
+    events: Arc<[Hash]>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,35 +138,37 @@ impl Requests {
 }
 
 impl EventDoubts {
-    fn doubt(&mut self, event: &Hash) {
+    fn doubt(&mut self, event: &Hash, what: What) {
         match self.doubted.get_mut(&event.0) {
-            Some(times) => *times += 1,
-            None => self.doubted.insert(event.0, 1),
+            Some((times, last)) => (*times, *last) = (*times + 1, what),
+            None => self.doubted.insert(event.0, (1, what)),
         }
     }
 
-    fn remember(&mut self, connection: u64, events: Arc<[Hash]>) {
-        self.count += events.len();
-        self.taken.push_back((connection, events));
+    fn remember(&mut self, taken: Taken) {
+        self.count += taken.events.len();
+        self.taken.push_back(taken);
         while self.taken.len() > TAKEN || self.count > TAKEN_EVENTS {
-            let Some((_, oldest)) = self.taken.pop_front() else { break };
-            self.count -= oldest.len();
+            let Some(oldest) = self.taken.pop_front() else { break };
+            self.count -= oldest.events.len();
         }
     }
 
     fn end(&mut self, connection: u64) {
-        let mut last: Vec<Arc<[Hash]>> = Vec::new();
+        let mut last: Vec<(What, Arc<[Hash]>)> = Vec::new();
         let mut room = LAST_EVENTS;
-        for (_, events) in self.taken.iter().rev().filter(|(c, _)| *c == connection) {
-            if events.len() > room {
+        for taken in self.taken.iter().rev().filter(|t| t.connection == connection) {
+            if taken.events.len() > room {
                 break;
             }
-            room -= events.len();
-            last.push(events.clone());
+            room -= taken.events.len();
+            last.push((taken.what, taken.events.clone()));
         }
-        self.taken.retain(|(c, _)| *c != connection);
-        self.count = self.taken.iter().map(|(_, e)| e.len()).sum();
-        last.iter().rev().flat_map(|events| events.iter()).for_each(|e| self.doubt(e));
+        self.taken.retain(|t| t.connection != connection);
+        self.count = self.taken.iter().map(|t| t.events.len()).sum();
+        for (what, events) in last.iter().rev() {
+            events.iter().for_each(|e| self.doubt(e, *what));
+        }
     }
 }
 
@@ -193,19 +210,20 @@ impl Connection {
     /// Which of these events were taken before, on a connection that has ended. Each is recognised as often as it was taken.
     pub fn recognise(self: &Arc<Self>, events: &[Option<Hash>]) -> Recognised {
         let mut doubts = lock(&self.doubts.events);
-        let mut again = Vec::new();
+        let (mut again, mut whence) = (Vec::new(), Vec::new());
         if !doubts.doubted.is_empty() {
             for (i, event) in events.iter().enumerate() {
                 if let Some(event) = event
-                    && let Some(times) = doubts.doubted.get_mut(&event.0)
+                    && let Some((times, what)) = doubts.doubted.get_mut(&event.0)
                     && *times > 0
                 {
                     *times -= 1;
+                    whence.push(*what);
                     again.push((i, *event));
                 }
             }
         }
-        Recognised { connection: self.clone(), again }
+        Recognised { connection: self.clone(), again, whence }
     }
 }
 
@@ -220,6 +238,8 @@ impl Drop for Connection {
 pub struct Recognised {
     connection: Arc<Connection>,
     again: Vec<(usize, Hash)>,
+    /// For each the request that it was in.
+    whence: Vec<What>,
 }
 
 impl Recognised {
@@ -228,12 +248,21 @@ impl Recognised {
         &self.again
     }
 
-    /// The request was taken, with all of these events.
-    pub fn taken(mut self, events: Arc<[Hash]>) {
+    /// They are recognised one by one: the requests that they were in will not come again as a whole.
+    pub fn singly(&self) {
+        let mut whole = self.whence.clone();
+        whole.dedup();
+        let mut requests = lock(&self.connection.doubts.requests);
+        whole.iter().for_each(|(key, attempt)| requests.doubted.forget(key, *attempt));
+    }
+
+    /// The request was taken, as this one and with all of these events.
+    pub fn taken(mut self, events: Arc<[Hash]>, what: Option<(Hash, u64)>) {
         self.again.clear();
-        if !events.is_empty() {
+        if let Some(what) = what.filter(|_| !events.is_empty()) {
             self.connection.has_events.store(true, Ordering::Relaxed);
-            lock(&self.connection.doubts.events).remember(self.connection.number, events);
+            let taken = Taken { connection: self.connection.number, what, events };
+            lock(&self.connection.doubts.events).remember(taken);
         }
     }
 }
@@ -242,7 +271,7 @@ impl Drop for Recognised {
     fn drop(&mut self) {
         if !self.again.is_empty() {
             let mut doubts = lock(&self.connection.doubts.events);
-            self.again.iter().for_each(|(_, event)| doubts.doubt(event));
+            self.again.iter().zip(&self.whence).for_each(|((_, event), what)| doubts.doubt(event, *what));
         }
     }
 }
@@ -320,6 +349,11 @@ impl Incoming {
     /// Whether a request with this key is in doubt.
     pub fn is_doubted(&self, key: &Hash) -> bool {
         lock(&self.connection.doubts.requests).doubted.has(key)
+    }
+
+    /// What it is, once that is known.
+    pub fn what(&self) -> Option<(Hash, u64)> {
+        lock(&self.connection.doubts.requests).open.get(&self.number)?.what
     }
 
     /// It is this request: one that is in doubt goes on, or it is a fresh one.
@@ -412,13 +446,14 @@ mod tests {
         let again = |r: &Recognised| r.events().iter().map(|(i, _)| *i).collect::<Vec<_>>();
         let (a, b) = (Connection::new(doubts.clone()), Connection::new(doubts.clone()));
         let took: Arc<[Hash]> = [1, 2, 2, 3].map(event).into();
-        a.recognise(&[]).taken(took);
+        let what = |n| Some((event(0), n));
+        a.recognise(&[]).taken(took, what(1));
         // While their connection lives, equal events are others.
         let some = [4, 2, 1, 2, 2].map(|n| Some(event(n)));
         assert!(again(&b.recognise(&some)).is_empty());
         a.ended();
         // Taken after its client was gone.
-        a.recognise(&[]).taken([5].map(event).into());
+        a.recognise(&[]).taken([5].map(event).into(), what(2));
         drop(a);
         assert_eq!(again(&b.recognise(&[Some(event(5))])), [0]);
         // Each as often as it was taken; one without an id never.
@@ -430,7 +465,7 @@ mod tests {
         let r = b.recognise(&[None, Some(event(1)), Some(event(3))]);
         assert_eq!(again(&r), [1, 2]);
         // It was taken, and its connection ended too.
-        r.taken([1, 3].map(event).into());
+        r.taken([1, 3].map(event).into(), what(3));
         drop(b);
         let c = Connection::new(doubts);
         assert_eq!(again(&c.recognise(&[Some(event(3)), Some(event(1)), Some(event(1))])), [0, 1]);
@@ -439,15 +474,16 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut all = EventDoubts { taken: VecDeque::new(), count: 0, doubted: Recent::new(10) };
+        let taken = |connection, events| Taken { connection, what: (Hash([0; 32]), 1), events };
         let thousand: Arc<[Hash]> = (0..1000u32).map(|n| Hash([n as u8; 32])).collect();
         for n in 0..2000 {
-            all.remember(n % 2, thousand.clone());
+            all.remember(taken(n % 2, thousand.clone()));
         }
         assert_eq!((all.taken.len(), all.count), (524, 524_000));
         all.end(1);
         assert_eq!((all.taken.len(), all.count), (262, 262_000));
         for n in 0..20_000 {
-            all.remember(n, Arc::new([Hash([1; 32])]));
+            all.remember(taken(n, Arc::new([Hash([1; 32])])));
         }
         assert!(all.taken.len() <= TAKEN);
         assert!((0..=255).filter(|n| all.doubted.get(&[*n; 32]).is_some()).count() <= 10);

@@ -12,7 +12,7 @@ use crate::intake::body::{self, BodyError, Encoding};
 use crate::intake::doubt::{Connection, Delivery, Incoming};
 use crate::intake::net::{Listener, PATIENCE, Stream, stopped};
 use crate::intake::room::{self, Busy, Held};
-use crate::intake::{Handed, Intake, Shared, Task, begin};
+use crate::intake::{Handed, Intake, Shared, Task, Waiting, begin};
 use crate::metrics::{Intake as Metrics, Outcome};
 use aws_lc_rs::{constant_time, digest};
 use bytes::{Bytes, BytesMut};
@@ -53,15 +53,6 @@ struct State {
     shared: Shared,
     metrics: Arc<Metrics>,
     config: config::Forward,
-    /// Each message that is not durable has one more of it: while there is any, room will come back.
-    under_way: Arc<()>,
-}
-
-impl State {
-    /// Whether messages wait for the spool.
-    fn is_waiting(&self) -> bool {
-        Arc::strong_count(&self.under_way) > 1
-    }
 }
 
 /// Why a connection ends before its client ends it.
@@ -109,7 +100,7 @@ impl Forward {
         Ok(Forward {
             listener,
             heartbeat,
-            state: Arc::new(State { shared, metrics, config: config.clone(), under_way: Arc::new(()) }),
+            state: Arc::new(State { shared, metrics, config: config.clone() }),
         })
     }
 }
@@ -218,7 +209,7 @@ struct Job {
     began: Instant,
     /// Room for the messages that came with it.
     held: Arc<Held>,
-    under_way: Arc<()>,
+    under_way: Waiting,
 }
 
 /// What recognises a message that comes again, or that is tried again here.
@@ -275,25 +266,19 @@ async fn reads(
                 // Holding nothing, it waits for as long as it takes: whoever sends without acknowledgements loses what is not
                 // taken.
                 None => loop {
-                    match room.take(bytes).await {
-                        Ok(held) => break held,
-                        Err(Busy) if *stop.borrow() => return Err(End::Closing),
-                        Err(Busy) => {}
+                    if let Ok(held) = room.take(bytes).await {
+                        break held;
                     }
                 },
             };
-            let mut room_held = Some(room_held);
+            let mut room_held = room_held;
             let mut tried = tokio::time::Instant::now();
-            while !messages.is_empty() {
-                let held = match room_held.take() {
-                    Some(held) => held,
-                    None => room.take(1).await?,
-                };
+            loop {
                 let converting = {
                     let (state, client) = (state.clone(), client.clone());
-                    tokio::task::spawn_blocking(move || convert_all(&state, &client, messages, held))
+                    tokio::task::spawn_blocking(move || convert_all(&state, &client, messages, room_held))
                 };
-                let Ok((batch, left, failed)) = converting.await else { return Err(End::Closing) };
+                let Ok((batch, left)) = converting.await else { return Err(End::Closing) };
                 let some = !batch.is_empty();
                 for job in batch {
                     // Waits while too many are under way.
@@ -301,21 +286,18 @@ async fn reads(
                         return Ok(());
                     }
                 }
-                match failed {
-                    // There was no room to unpack one. As with a message that grows, it comes back, or one has to go.
-                    Some(End::Busy(busy)) => {
-                        if some || state.is_waiting() {
-                            tried = tokio::time::Instant::now();
-                        }
-                        if *stop.borrow() || tried.elapsed() > room::PATIENCE {
-                            return Err(busy.into());
-                        }
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                    Some(end) => return Err(end),
-                    None => {}
+                let Some(Left { rest, held, why }) = left else { break };
+                let End::Busy(busy) = why else { return Err(why) };
+                // There was no room to unpack one. As with a message that grows, it comes back, or one has to go: one that its
+                // sender has as well, if it can be.
+                if some || (state.shared.under_way.is_any() && !rest.iter().all(is_kept)) {
+                    tried = tokio::time::Instant::now();
                 }
-                messages = left;
+                if tried.elapsed() > room::PATIENCE {
+                    return Err(busy.into());
+                }
+                tokio::time::sleep(AGAIN).await;
+                (messages, room_held) = (rest, held);
             }
             if buffer.is_empty() {
                 // An idle connection keeps no memory.
@@ -349,7 +331,7 @@ async fn reads(
                     Ok(()) => break,
                     // Room comes back when the spool takes what waits for it. If nothing does, all of it is held by messages
                     // that are not whole, and one of them has to go.
-                    Err(Busy) if state.is_waiting() && !*stop.borrow() => {}
+                    Err(Busy) if held.is_none() || state.shared.under_way.is_any() => {}
                     Err(busy) => return Err(busy.into()),
                 }
             }
@@ -394,13 +376,26 @@ fn next_message(scanner: &mut Scanner, buffer: &[u8], max: usize) -> Result<Opti
     Ok(end)
 }
 
-/// Those up to the first that cannot be taken, the rest from there on, and what is wrong with that one.
+/// What is left of a batch.
+struct Left {
+    /// From the first that cannot be taken.
+    rest: Vec<Bytes>,
+    held: Held,
+    why: End,
+}
+
+/// Whether its sender keeps it until it is acknowledged.
+fn is_kept(message: &Bytes) -> bool {
+    Frame::parse(message).is_ok_and(|f| f.chunk.is_some())
+}
+
+/// Those up to the first that cannot be taken, and the rest.
 fn convert_all(
     state: &State,
     client: &Client,
     messages: Vec<Bytes>,
     mut held: Held,
-) -> (Vec<Job>, Vec<Bytes>, Option<End>) {
+) -> (Vec<Job>, Option<Left>) {
     let mut done = Vec::with_capacity(messages.len());
     let mut failed = None;
     let mut messages = messages.into_iter();
@@ -426,12 +421,17 @@ fn convert_all(
         messages.next();
     }
     let _ = room.resize(&mut held, total);
+    let left = failed.map(|why| {
+        let rest: Vec<Bytes> = messages.collect();
+        let held = held.split(rest.iter().map(Bytes::len).sum());
+        Left { rest, held, why }
+    });
     let (held, began) = (Arc::new(held), Instant::now());
     let job = |(message, chunk, known, handed)| {
-        let (held, under_way) = (held.clone(), state.under_way.clone());
+        let (held, under_way) = (held.clone(), state.shared.under_way.one());
         Job { message, chunk, known, handed, began, held, under_way }
     };
-    (done.into_iter().map(job).collect(), messages.collect(), failed)
+    (done.into_iter().map(job).collect(), left)
 }
 
 type Unpack<'u> = &'u mut dyn FnMut(Bytes, Encoding, usize) -> Result<Bytes, BodyError>;
@@ -561,11 +561,13 @@ async fn acknowledges(
                 Ok(_) => break,
                 Err(refusal) => {
                     write(&mut stream, &mut out).await?;
-                    if refusal == Refusal::Closing || *stop.borrow() {
+                    // A stop ends this by closing the pipeline, after half of its grace.
+                    if refusal == Refusal::Closing {
                         return Err(End::Closing);
                     }
                     state.metrics.count(Outcome::Refused);
-                    if chunk.is_some() && client.is_gone.load(Ordering::Relaxed) {
+                    let is_gone = client.is_gone.load(Ordering::Relaxed) || *stop.borrow();
+                    if chunk.is_some() && is_gone {
                         // It will come again, and is in doubt until then.
                         continue 'jobs;
                     }

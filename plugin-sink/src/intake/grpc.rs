@@ -140,7 +140,7 @@ where
     T: FnOnce(&doubt::Incoming, Bytes, &mut Held) -> Result<Begun, Status> + Send + 'static,
 {
     let delivery = Delivery::new(connection);
-    let (incoming, room) = (delivery.incoming(), shared.room.clone());
+    let (incoming, room, under_way) = (delivery.incoming(), shared.room.clone(), shared.under_way.one());
     let taken = tokio::spawn(async move {
         let (begun, incoming, held) = tokio::task::spawn_blocking(move || {
             let Packet { bytes, encoding, max, ref mut held } = packet;
@@ -154,9 +154,9 @@ where
         if let Some((recognised, events)) = begun.events
             && !(taken.redelivered && recognised.events().is_empty())
         {
-            recognised.taken(events);
+            recognised.taken(events, incoming.what());
         }
-        drop((held, incoming));
+        drop((held, incoming, under_way));
         Ok(())
     });
     taken.await.unwrap_or_else(|_| Err(Status::later("this request failed inside the sink")))?;

@@ -163,6 +163,7 @@ async fn events(request: Request<Incoming>, peer: SocketAddr, state: &Arc<State>
     let (parts, body) = request.into_parts();
     let (max, room) = (state.max_body, &state.shared.room);
     let (bytes, held) = body::collect(body, &parts.headers, max, room).await.map_err(|e| no_body(&e))?;
+    let _under_way = state.shared.under_way.one();
     let state = state.clone();
     let (handed, held) = tokio::task::spawn_blocking(move || {
         let body = Body { bytes, held, encoding, shape };

@@ -22,6 +22,7 @@ use crate::pipeline::Submitter;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 use waxseal_trail::hash::{Digest, Hash};
 use waxseal_trail::record::Events;
@@ -48,6 +49,7 @@ pub async fn bind(config: &Intakes, submitter: &Submitter) -> Result<Vec<Box<dyn
             move || submitter.attempt()
         })),
         max_connections: config.max_connections,
+        under_way: UnderWay::default(),
     };
     let mut all: Vec<Box<dyn Intake>> = Vec::new();
     if let Some(c) = &config.http {
@@ -82,6 +84,34 @@ pub struct Shared {
     pub doubts: Arc<doubt::Doubts>,
     /// Connections of one listener at once.
     pub max_connections: usize,
+    /// What waits to become durable.
+    pub under_way: UnderWay,
+}
+
+/// How many requests wait to become durable, by whatever protocol they came: while there is any, its room will come back.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+/// One of them.
+pub struct Waiting(Arc<AtomicUsize>);
+
+impl UnderWay {
+    /// One more.
+    pub fn one(&self) -> Waiting {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waiting(self.0.clone())
+    }
+
+    /// Whether there is any.
+    pub fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A request is handed over in parts of so many bytes, or so many events: memory is that of some parts, however

@@ -28,6 +28,18 @@ pub struct Held {
 #[error("too many requests are held in memory at once")]
 pub struct Busy;
 
+impl Held {
+    /// Gives so many of its bytes to another owner; all of them, if it has not more.
+    pub fn split(&mut self, bytes: usize) -> Held {
+        let units = units_of(bytes).min(self.permit.num_permits());
+        match self.permit.split(units) {
+            Some(permit) => Held { permit },
+            // Not so, since it has that many.
+            None => unreachable!("a permit has fewer than it has"),
+        }
+    }
+}
+
 fn units_of(bytes: usize) -> usize {
     bytes.div_ceil(UNIT).max(1)
 }
@@ -97,7 +109,10 @@ mod tests {
         assert_eq!(room.grow(&mut a, 3 * UNIT).await, Err(Busy));
         drop(b);
         room.grow(&mut a, 3 * UNIT).await.unwrap();
-        drop(a);
+        let b = a.split(2 * UNIT);
+        assert_eq!((a.permit.num_permits(), b.permit.num_permits()), (1, 2));
+        assert_eq!(a.split(5 * UNIT).permit.num_permits(), 1);
+        drop((a, b));
         // More than there is: all of it.
         assert_eq!(room.take(1 << 40).await.unwrap().permit.num_permits(), 10);
     }

@@ -242,7 +242,12 @@ impl Service for Logs {
         // The same request again is recognised as one. Else it may bring events that came in others.
         let whole = key_of(&digests);
         let recognised = incoming.connection().recognise(&ids);
-        let again = if incoming.is_doubted(&whole) { &[] } else { recognised.events() };
+        let again = if incoming.is_doubted(&whole) {
+            &[]
+        } else {
+            recognised.singly();
+            recognised.events()
+        };
         // Parts are cut by what is left, so it is what is left that is recognised if it comes again.
         let key = if again.is_empty() { whole } else { key_of(&left(&digests, again)) };
         let redelivery = incoming.begin(key);
