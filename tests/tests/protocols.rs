@@ -21,6 +21,37 @@ fn site(protocol: Protocol, more: &str) -> Site {
     site
 }
 
+/// A site whose sink says how many connections it has.
+struct Watched {
+    site: Site,
+    telemetry: u16,
+}
+
+impl Watched {
+    fn new(protocol: Protocol) -> Watched {
+        let telemetry = free_port();
+        Watched {
+            site: site(protocol, &format!("telemetry: {{listen: \"127.0.0.1:{telemetry}\"}}\n")),
+            telemetry,
+        }
+    }
+
+    /// Waits until the sink has seen that all but so many connections have ended.
+    fn ended(&self, but: usize) {
+        let url = format!("http://127.0.0.1:{}/metrics", self.telemetry);
+        for _ in 0..600 {
+            let text = ureq::get(&url).call().unwrap().body_mut().read_to_string().unwrap();
+            let open =
+                text.lines().find_map(|l| l.strip_prefix("waxseal_intake_connections{")?.split(' ').nth(1));
+            if open == Some(&but.to_string()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("connections do not end");
+    }
+}
+
 /// The trail is good; all records, in the order of the chain.
 fn records(site: &Site) -> Vec<serde_json::Value> {
     let (exit, report) = site.verify(&[]);
@@ -333,7 +364,8 @@ fn grpc_that_is_none() {
 #[test]
 fn equal_requests_and_repeated_ones() {
     for protocol in [Protocol::Vector, Protocol::OtlpGrpc, Protocol::OtlpHttp] {
-        let site = site(protocol, "");
+        let watched = Watched::new(protocol);
+        let site = &watched.site;
         let sink = site.start();
         let one = batch(protocol, 7, 1);
         if protocol == Protocol::OtlpHttp {
@@ -355,10 +387,10 @@ fn equal_requests_and_repeated_ones() {
             client.send(&one, "7").unwrap();
         }
         // The server sees that the connection has ended; the client cannot know what of it arrived.
-        std::thread::sleep(Duration::from_millis(500));
+        watched.ended(0);
         Client::new(protocol, site.port).send(&one, "7").unwrap();
         sink.stop();
-        let all = records(&site);
+        let all = records(site);
         assert_eq!(numbers(protocol, &all), [7, 7], "{protocol:?}");
         assert_eq!(all.iter().filter(|r| r["event_type"] == "redelivery").count(), 1, "{protocol:?}");
         if protocol == Protocol::OtlpHttp {
@@ -369,14 +401,15 @@ fn equal_requests_and_repeated_ones() {
         let mut client = Client::new(protocol, site.port);
         (0..3).for_each(|_| client.send(&one, "7").unwrap());
         sink.stop();
-        assert_eq!(numbers(protocol, &records(&site)), [7; 4], "{protocol:?}");
+        assert_eq!(numbers(protocol, &records(site)), [7; 4], "{protocol:?}");
     }
 }
 
 /// Fluent Bit's chunk ids are digests of the content: equal chunks have equal ids, and are two.
 #[test]
 fn equal_chunks_with_equal_ids() {
-    let site = site(Protocol::Forward, "");
+    let watched = Watched::new(Protocol::Forward);
+    let site = &watched.site;
     let sink = site.start();
     let id = "0123456789abcdef0123456789abcdef";
     let message = forward_message(7..8, "x", Some(id));
@@ -392,14 +425,14 @@ fn equal_chunks_with_equal_ids() {
     send(&mut one);
     send(&mut other);
     drop(one);
-    std::thread::sleep(Duration::from_millis(500));
+    watched.ended(1);
     // Its sender may have read neither acknowledgement: of three that come together, two are those.
     other.write_all(&message.repeat(3)).unwrap();
     for _ in 0..3 {
         other.read_exact(&mut [0; 1 + 4 + 2 + 32]).unwrap();
     }
     sink.stop();
-    let all = records(&site);
+    let all = records(site);
     assert_eq!(numbers(Protocol::Forward, &all), [7; 4]);
     assert_eq!(all.iter().filter(|r| r["event_type"] == "redelivery").count(), 2);
 }
@@ -525,7 +558,8 @@ fn small_packets_that_grow() {
 /// A Vector that was killed cuts what it sends again into other requests: its events are known by id and content.
 #[test]
 fn vectors_events_in_other_requests() {
-    let site = site(Protocol::Vector, "");
+    let watched = Watched::new(Protocol::Vector);
+    let site = &watched.site;
     let sink = site.start();
     let send = |client: &mut Client, first, count| {
         client.send(&batch(Protocol::Vector, first, count), "").unwrap();
@@ -536,23 +570,23 @@ fn vectors_events_in_other_requests() {
     // The same events within a healthy connection, as a pipeline that doubles them sends them.
     send(&mut killed, 0, 10);
     drop(killed);
-    std::thread::sleep(Duration::from_millis(500));
+    watched.ended(0);
     let mut next = Client::new(Protocol::Vector, site.port);
     send(&mut next, 500, 1000);
     send(&mut next, 1500, 1000);
     drop(next);
-    std::thread::sleep(Duration::from_millis(500));
+    watched.ended(0);
     let mut last = Client::new(Protocol::Vector, site.port);
     send(&mut last, 2000, 600);
     // A whole request that comes again is recognised as one, and what it had is then not in doubt any more.
     let mut a = Client::new(Protocol::Vector, site.port);
     send(&mut a, 3000, 1);
     drop(a);
-    std::thread::sleep(Duration::from_millis(500));
+    watched.ended(1);
     send(&mut last, 3000, 1);
     send(&mut last, 3000, 2);
     sink.stop();
-    let all = records(&site);
+    let all = records(site);
     let mut seen = numbers(Protocol::Vector, &all);
     seen.sort_unstable();
     let mut expected: Vec<_> = (0..2600).chain(0..10).chain([3000, 3000, 3001]).collect();
