@@ -13,6 +13,7 @@ use crate::known::Recent;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use waxseal_trail::hash::Hash;
 
 /// The last answers of a connection that are in doubt when it ends: more than a client has under way at once.
@@ -349,6 +350,20 @@ impl Incoming {
     /// Whether a request with this key is in doubt.
     pub fn is_doubted(&self, key: &Hash) -> bool {
         lock(&self.connection.doubts.requests).doubted.has(key)
+    }
+
+    /// Before [`Incoming::begin`], on a thread that may wait: a client that gives one up and sends it again at once may be heard
+    /// of the second before it is seen that nobody waits for the first. Two that are equal and both wanted wait a moment.
+    pub fn let_go(&self, key: &Hash) {
+        for _ in 0..20 {
+            let requests = lock(&self.connection.doubts.requests);
+            let same = |o: &Open| !o.gone && o.what.is_some_and(|(k, _)| k == *key);
+            if requests.doubted.has(key) || !requests.open.values().any(same) {
+                return;
+            }
+            drop(requests);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What it is, once that is known.

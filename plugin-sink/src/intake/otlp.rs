@@ -608,6 +608,7 @@ impl Logs {
         d.update(b"otlp\0");
         d.update(&message);
         let key = d.finish();
+        incoming.let_go(&key);
         let redelivery = incoming.begin(key);
         let mut decoder = Decoder::new(message, &peer.ip().to_string());
         let (source, key) = (decoder.source(), timed.then_some(key));

@@ -241,6 +241,7 @@ impl Service for Logs {
             events.iter().zip(&digests).map(|(e, d)| has_id(e).then_some(*d)).collect();
         // The same request again is recognised as one. Else it may bring events that came in others.
         let whole = key_of(&digests);
+        incoming.let_go(&whole);
         let recognised = incoming.connection().recognise(&ids);
         let again = if incoming.is_doubted(&whole) {
             &[]
