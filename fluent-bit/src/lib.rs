@@ -15,7 +15,6 @@ use sink::intake::doubt::Attempts;
 use sink::intake::hand_over;
 use sink::pipeline::{Pipeline, Submitter};
 use sink::telemetry;
-
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

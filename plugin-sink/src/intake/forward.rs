@@ -258,7 +258,7 @@ async fn reads(
         }
         if !messages.is_empty() {
             let room = &state.shared.room;
-            let room_held = match held.take() {
+            let mut room_held = match held.take() {
                 Some(mut held) => {
                     let _ = room.resize(&mut held, bytes);
                     held
@@ -271,7 +271,6 @@ async fn reads(
                     }
                 },
             };
-            let mut room_held = room_held;
             let mut tried = tokio::time::Instant::now();
             loop {
                 let converting = {

@@ -12,7 +12,7 @@ use crate::intake::doubt::{self, Connection, Delivery, Recognised};
 use crate::intake::net::{PATIENCE, Stream, stopped};
 use crate::intake::room::Held;
 use crate::intake::room::Room;
-use crate::intake::{Handed, Shared};
+use crate::intake::{Handed, Shared, UnderWay};
 use crate::metrics::{Intake as Metrics, Outcome};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -204,12 +204,11 @@ impl<S: Service> Server<S> {
     pub async fn serve(self: Arc<Self>, stream: Stream, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
         let client = Connection::new(self.shared.doubts.clone());
         let of_call = client.clone();
-        // As many as there are calls under way, and two.
-        let calls = Arc::new(());
+        let calls = UnderWay::default();
         let counted = calls.clone();
         let service = hyper::service::service_fn(move |request| {
             let (server, call) = (self.clone(), Call { peer, connection: of_call.clone() });
-            let under_way = counted.clone();
+            let under_way = counted.one();
             async move {
                 let answer = server.answer(request, call).await;
                 drop(under_way);
@@ -300,12 +299,12 @@ impl<S: Service> Server<S> {
 }
 
 /// Waits until no call has been under way for a while: a client that keeps its connection open need not close it.
-async fn silence(calls: &Arc<()>) {
+async fn silence(calls: &UnderWay) {
     const LONG: u32 = 10;
     let mut quiet = 0;
     while quiet < LONG {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        quiet = if Arc::strong_count(calls) > 2 { 0 } else { quiet + 1 };
+        quiet = if calls.is_any() { 0 } else { quiet + 1 };
     }
 }
 

@@ -84,11 +84,11 @@ pub struct Shared {
     pub doubts: Arc<doubt::Doubts>,
     /// Connections of one listener at once.
     pub max_connections: usize,
-    /// What waits to become durable.
+    /// What waits to become durable, by whatever protocol it came: while there is any, its room will come back.
     pub under_way: UnderWay,
 }
 
-/// How many requests wait to become durable, by whatever protocol they came: while there is any, its room will come back.
+/// How many requests there are that have not been answered.
 #[derive(Clone, Default)]
 pub struct UnderWay(Arc<AtomicUsize>);
 
