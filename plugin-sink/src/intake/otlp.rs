@@ -225,8 +225,7 @@ pub struct Decoder {
 
 /// A resource or scope too large to stand in each of its events.
 enum Large {
-    Resource(ResourceLogs),
-    Scope(ScopeLogs),
+    Group(Box<dyn Group>),
     /// Nested too deep for JSON, or none: as it came.
     Raw(Bytes),
 }
@@ -313,24 +312,8 @@ impl Decoder {
             self.scopes = Fields::new(Bytes::new(), 0);
             return;
         }
-        let own = own(&bytes);
-        let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
-        let head = (own.len() <= MAX_LOG).then(|| ResourceLogs::decode(bytes).ok()).flatten();
-        let written = match &head {
-            Some(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.resource),
-            None => Err(Fault::NotAnObject),
-        };
-        let Some(head) = head.filter(|_| written.is_ok()) else {
-            self.resource = named_by_digest(&own);
-            self.large.push(Large::Raw(own));
-            return;
-        };
-        if self.resource == b"{}" {
-            self.resource.clear();
-        } else if self.resource.len() > MAX_GROUP {
-            self.resource = named_by_digest(&self.resource);
-            self.large.push(Large::Resource(head));
-        }
+        let large = stand_in::<ResourceLogs>(bytes, &mut self.aside, &mut self.resource);
+        self.large.extend(large);
     }
 
     fn begin_scope(&mut self, bytes: Bytes) {
@@ -339,25 +322,8 @@ impl Decoder {
         if self.records.clone().next().is_none() {
             return;
         }
-        let own = own(&bytes);
-        let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
-        let head = (own.len() <= MAX_LOG).then(|| ScopeLogs::decode(bytes).ok()).flatten();
-        let written = match &head {
-            Some(head) => self.aside.json(&[], 4, |b| head.build(b), &mut self.scope),
-            None => Err(Fault::NotAnObject),
-        };
-        match (head, written) {
-            (Some(_), Ok(())) if self.scope == b"{}" => self.scope.clear(),
-            (Some(_), Ok(())) if self.scope.len() <= MAX_GROUP => {}
-            (Some(head), Ok(())) => {
-                self.scope = named_by_digest(&self.scope);
-                self.large.push(Large::Scope(head));
-            }
-            _ => {
-                self.scope = named_by_digest(&own);
-                self.large.push(Large::Raw(own));
-            }
-        }
+        let large = stand_in::<ScopeLogs>(bytes, &mut self.aside, &mut self.scope);
+        self.large.extend(large);
         self.source.clear();
         if !self.resource.is_empty() || !self.scope.is_empty() {
             let named = [("resource", &self.resource), ("scope", &self.scope)];
@@ -379,22 +345,17 @@ impl Decoder {
     fn large(&mut self, large: Large, out: &mut Events) -> usize {
         let plain = self.source();
         let _one = fields::one_at_a_time();
-        let (name, bytes) = match &large {
-            Large::Resource(head) => (&b"resource"[..], head.encode_to_vec()),
-            Large::Scope(head) => (&b"scope"[..], head.encode_to_vec()),
-            Large::Raw(bytes) => (&b""[..], bytes.to_vec()),
+        let bytes = match &large {
+            Large::Group(group) => group.bytes().into(),
+            Large::Raw(bytes) => bytes.clone(),
         };
         let build = |b: &mut Builder<'_>| match &large {
             Large::Raw(_) => Err(Fault::NotAnObject),
-            Large::Resource(_) | Large::Scope(_) => b.map(|b| {
+            Large::Group(group) => b.map(|b| {
                 b.text(b"group")?;
                 b.map(|b| {
-                    b.text(name)?;
-                    match &large {
-                        Large::Resource(head) => head.build(b),
-                        Large::Scope(head) => head.build(b),
-                        Large::Raw(_) => Ok(()),
-                    }
+                    b.text(group.name())?;
+                    group.build(b)
                 })
             }),
         };
@@ -427,12 +388,51 @@ fn own(message: &Bytes) -> Bytes {
     }
 }
 
+/// A resource or a scope.
+trait Group {
+    fn name(&self) -> &'static [u8];
+    fn build(&self, b: &mut Builder<'_>) -> Result<(), Fault>;
+    fn bytes(&self) -> Vec<u8>;
+}
+
+/// Writes what stands for a group in its events: nothing, its canonical JSON, or a digest. Returns what then has to be
+/// sealed before them.
+fn stand_in<G>(message: Bytes, aside: &mut Aside, out: &mut Vec<u8>) -> Option<Large>
+where
+    G: Group + prost::Message + Default + 'static,
+{
+    let own = own(&message);
+    let _one = (own.len() > fields::SMALL).then(fields::one_at_a_time);
+    let group = (own.len() <= MAX_LOG).then(|| G::decode(message).ok()).flatten();
+    let group = group.filter(|g| aside.json(&[], 4, |b| g.build(b), out).is_ok());
+    let Some(group) = group else {
+        *out = named_by_digest(&own);
+        return Some(Large::Raw(own));
+    };
+    if *out == b"{}" {
+        out.clear();
+    }
+    if out.len() <= MAX_GROUP {
+        return None;
+    }
+    *out = named_by_digest(out);
+    Some(Large::Group(Box::new(group)))
+}
+
 /// What stands for a text that is sealed as an event of its own.
 fn named_by_digest(text: &[u8]) -> Vec<u8> {
     format!("{{\"sha256\":\"{}\"}}", sha256(text)).into_bytes()
 }
 
-impl ResourceLogs {
+impl Group for ResourceLogs {
+    fn name(&self) -> &'static [u8] {
+        b"resource"
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
     fn build(&self, b: &mut Builder<'_>) -> Result<(), Fault> {
         let default = Resource::default();
         let resource = self.resource.as_ref().unwrap_or(&default);
@@ -444,7 +444,15 @@ impl ResourceLogs {
     }
 }
 
-impl ScopeLogs {
+impl Group for ScopeLogs {
+    fn name(&self) -> &'static [u8] {
+        b"scope"
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
     fn build(&self, b: &mut Builder<'_>) -> Result<(), Fault> {
         let default = InstrumentationScope::default();
         let scope = self.scope.as_ref().unwrap_or(&default);
