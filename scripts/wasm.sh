@@ -31,7 +31,7 @@ if [ ! -x "$web/rustc" ] && command -v apt-get >/dev/null 2>&1; then
     fi
 fi
 minor="$("$web/rustc" --version 2>/dev/null | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p' || true)"
-if [ "${minor:-0}" -ge 89 ]; then
+if [ "${minor:-0}" -ge 94 ]; then
     RUSTC_BOOTSTRAP=1 RUSTC="$web/rustc" build -Zbuild-std=std,panic_abort
     echo "waxseal-trail builds for $target ($("$web/rustc" --version), standard library from source)"
 else

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // a person's own files, not evidence
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 use clap::Args;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use waxseal_sink::clock::{Clock as _, SystemClock};
 use waxseal_sink::config::Span;
 use waxseal_sink::signer::{self, Algorithm, MemoryKey, Signer};
-use waxseal_store::{Location, Put, Retain};
+use waxseal_store::{At, Location, Put, Retain};
 use waxseal_trail::hash::sha256;
 use waxseal_trail::name::{TRAIL, is_name};
 use waxseal_trail::statement::{self, Lock, Trail};
@@ -19,13 +20,13 @@ use waxseal_trail::statement::{self, Lock, Trail};
 /// Make a trail: the trail statement in the store, the operator's key and a first trust file in a directory
 #[derive(Args)]
 pub(crate) struct Init {
-    /// Where the trail will be: file:///path
+    /// Where the trail will be: file:///path or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     store: String,
     /// The trail's name: lower-case letters, digits, . and -
     #[arg(long)]
     name: String,
-    /// How strongly objects are locked; a local directory has no locks
+    /// How strongly objects are locked; only s3:// stores have locks
     #[arg(long, value_parser = ["compliance", "governance", "none"])]
     lock: String,
     /// How long every object is kept at least, in days, as in 2555d
@@ -60,11 +61,10 @@ impl Init {
             _ => Lock::None,
         };
         let location: Location = self.store.parse().map_err(|e: String| anyhow!(e))?;
-        let Location::Local(_) = &location;
-        if lock != Lock::None {
+        if matches!(location, Location::Local(_)) && lock != Lock::None {
             bail!(
                 "--lock {lock}: a local directory has no locks, and every verdict would claim one. Use --lock none \
-                 here; object stores with locks come with a later release"
+                 here, or an s3:// store"
             );
         }
         let now = SystemClock.now();
@@ -81,7 +81,8 @@ impl Init {
             }
         }
         let store = location.create().map_err(|e| anyhow!(e))?;
-        if store.head(TRAIL)?.is_some() {
+        store.check_lock(lock)?;
+        if store.head(&At::key(TRAIL))?.is_some() {
             bail!("{} holds a trail already", store.place());
         }
         let operator = MemoryKey::generate(Algorithm::Ed25519)?;
@@ -108,8 +109,13 @@ impl Init {
         signer::sign(&mut envelope, &[Arc::new(operator) as Arc<dyn Signer>])?;
         let bytes = envelope.to_bytes()?;
         let retain = Retain { lock, until: until.ceil_second() };
-        if store.put_if_absent(TRAIL, &bytes, &sha256(&bytes), &retain)? == Put::Other {
-            bail!("{} holds a trail already", store.place());
+        let (digest, bytes) = (sha256(&bytes), Bytes::from(bytes));
+        match store.put_if_absent(TRAIL, &bytes, &digest, &retain)? {
+            Put::Other => bail!("{} holds a trail already", store.place()),
+            Put::Created(written) | Put::Same(written) => {
+                let at = At { key: TRAIL.to_owned(), version: written.version, bytes: None };
+                store.confirm(&at, &digest, &retain)?;
+            }
         }
         let id = envelope.statement_hash();
         let trust = format!(

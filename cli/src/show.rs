@@ -1,5 +1,6 @@
 //! `waxseal show`
 
+use crate::tree::read;
 use crate::{Paint, open};
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
@@ -7,17 +8,16 @@ use clap::Args;
 use std::io::Write as _;
 use std::process::ExitCode;
 use waxseal_events::{EventsError, Reader};
-use waxseal_store::{Store, list_all};
-use waxseal_trail::envelope::Envelope;
+use waxseal_store::{Store, list_all_keys, oldest};
 use waxseal_trail::hash::{leaf_hash, sha256};
 use waxseal_trail::merkle::{inclusion_proof, verify_inclusion};
 use waxseal_trail::name;
-use waxseal_trail::statement::{self, Batch};
+use waxseal_trail::statement::Batch;
 
 /// Show a record and where it is sealed: every match of an event id, or one WRITER:SEQUENCE
 #[derive(Args)]
 pub(crate) struct Show {
-    /// The trail: file:///path or a directory
+    /// The trail: file:///path, a directory, or s3://bucket/prefix
     trail: String,
     /// An event id (a UUID), or WRITER:SEQUENCE with the writer's name or its name and epoch
     #[arg(value_name = "EVENT_ID|WRITER:SEQUENCE")]
@@ -40,7 +40,7 @@ impl Show {
             None => bail!("{:?} is neither an event id (a UUID) nor WRITER:SEQUENCE", self.what),
         };
         let mut keys = Vec::new();
-        list_all(&*store, "batches/", &mut |k| keys.push(k))?;
+        list_all_keys(&*store, "batches/", &mut |k| keys.push(k))?;
         let paint = Paint::stdout();
         let mut found = 0;
         for key in keys {
@@ -51,11 +51,7 @@ impl Show {
             {
                 continue;
             }
-            let Some(bytes) = store.get(&key)? else { continue };
-            let Ok(header) = Envelope::parse(&bytes)
-                .map_err(|e| anyhow!(e))
-                .and_then(|e| Ok(statement::read::<Batch>(&e)?))
-            else {
+            let Some(header) = read::<Batch>(&*store, &key) else {
                 eprintln!("waxseal: {key}: no header that can be read; skipped");
                 continue;
             };
@@ -84,8 +80,14 @@ fn look(
         return Ok(0);
     }
     let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
-    let bytes = store.get(&key)?.ok_or_else(|| anyhow!("{key}: missing, and {header_key} names it"))?;
-    let intact = sha256(&bytes) == object.sha256;
+    let named = |b: &[u8]| sha256(b) == object.sha256;
+    let mut bytes = store.get(&key)?;
+    if store.has_versions() && !bytes.as_deref().is_some_and(named) {
+        // Behind something that was written later.
+        bytes = oldest(store, &key, object.bytes, &named)?;
+    }
+    let bytes = bytes.ok_or_else(|| anyhow!("{key}: missing, and {header_key} names it"))?;
+    let intact = named(&bytes);
     let reader = Reader::new(Bytes::from(bytes)).with_context(|| key.clone())?;
     let rows = match wanted {
         Wanted::Sequence(_, n) => vec![n - e.first_sequence],

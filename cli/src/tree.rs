@@ -5,23 +5,28 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
-use waxseal_store::{Store, list_all};
-use waxseal_trail::envelope::Envelope;
+use waxseal_store::{Store, list_all_keys, oldest};
+use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::name;
 use waxseal_trail::statement::{self, Batch, State, Trail, Writer};
 
 /// Show what a trail consists of; nothing is verified
 #[derive(Args)]
 pub(crate) struct Tree {
-    /// The trail: file:///path or a directory
+    /// The trail: file:///path, a directory, or s3://bucket/prefix
     trail: String,
     /// Show every batch, not only the first and last of each writer
     #[arg(long)]
     all: bool,
 }
 
-fn read<P: statement::Payload>(store: &dyn Store, key: &str) -> Option<P> {
-    statement::read(&Envelope::parse(&store.get(key).ok()??).ok()?).ok()
+pub(crate) fn read<P: statement::Payload>(store: &dyn Store, key: &str) -> Option<P> {
+    let parse = |bytes: &[u8]| statement::read(&Envelope::parse(bytes).ok()?).ok();
+    if !store.has_versions() {
+        return parse(&store.get(key).ok()??);
+    }
+    let accept = |bytes: &[u8]| parse(bytes).is_some_and(|_: P| true);
+    parse(&oldest(store, key, MAX_ENVELOPE as u64, &accept).ok()??)
 }
 
 impl Tree {
@@ -37,12 +42,12 @@ impl Tree {
             None => writeln!(out, "{}", paint.bad("trail.json is missing or unreadable"))?,
         }
         let mut writers: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        list_all(&*store, "writers/", &mut |key| {
+        list_all_keys(&*store, "writers/", &mut |key| {
             if let Some(w) = key.strip_prefix("writers/").and_then(|k| k.strip_suffix("/genesis.json")) {
                 writers.entry(w.to_owned()).or_default();
             }
         })?;
-        list_all(&*store, "batches/", &mut |key| {
+        list_all_keys(&*store, "batches/", &mut |key| {
             let mut parts = key.split('/').skip(1);
             if let (Some(w), Some(n)) =
                 (parts.next(), parts.next().and_then(|f| f.strip_suffix(".json")?.parse().ok()))

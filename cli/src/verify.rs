@@ -16,7 +16,7 @@ use waxseal_verify::{Anchor, Options, Progress, Report, verify};
 /// Check a trail; exit 0 if it holds, 1 if it does not, 2 if the check could not be made
 #[derive(Args)]
 pub(crate) struct Verify {
-    /// The trail: file:///path or a directory
+    /// The trail: file:///path, a directory, or s3://bucket/prefix
     trail: String,
     /// The trust file; without it the trail's own keys are used, and the result says so
     #[arg(long, value_name = "FILE")]
@@ -36,6 +36,12 @@ pub(crate) struct Verify {
     /// Leave events objects sealed after this time closed (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Time>,
+    /// Ask for archived events objects to be restored (for seven days, in some hours, at the store's price)
+    #[arg(long)]
+    restore: bool,
+    /// Say what was asked of the store: requests, objects, bytes
+    #[arg(long)]
+    stats: bool,
     /// Exit 1 for findings that are only listed, too
     #[arg(long)]
     strict: bool,
@@ -88,6 +94,7 @@ impl Verify {
             since: self.since,
             until: self.until,
             now: self.as_of.unwrap_or_else(|| SystemClock.now()),
+            restore: self.restore,
             threads: self.threads,
         };
         // Drawn on a terminal only, on the standard error.
@@ -105,13 +112,13 @@ impl Verify {
             serde_json::to_writer_pretty(&mut out, &report)?;
             writeln!(out)?;
         } else {
-            print(&report)?;
+            print(&report, self.stats)?;
         }
         Ok(ExitCode::from(report.exit_status(self.strict, self.trust_embedded)))
     }
 }
 
-fn print(r: &Report) -> std::io::Result<()> {
+fn print(r: &Report, stats: bool) -> std::io::Result<()> {
     let paint = Paint::stdout();
     let mut out = std::io::stdout().lock();
     let name = r.trail.name.as_deref().unwrap_or("?");
@@ -137,6 +144,17 @@ fn print(r: &Report) -> std::io::Result<()> {
         s.batches,
         s.bytes as f64 / 1e6
     )?;
+    if stats {
+        write!(out, "read       {} objects, {} bytes", s.objects, s.bytes)?;
+        match &s.requests {
+            Some(r) => writeln!(
+                out,
+                "; requests: {} get, {} head, {} list, {} other, {} tried again",
+                r.get, r.head, r.list, r.other, r.retries
+            )?,
+            None => writeln!(out)?,
+        }
+    }
     writeln!(out, "freshness  {}", r.freshness)?;
     let verdict = if r.verdict == Verdict::Ok { paint.good("OK") } else { paint.bad(r.verdict.name()) };
     match r.untrusted_keys {

@@ -23,19 +23,22 @@ use crate::keys::Signing;
 use crate::signer::{self, SignerError};
 use crate::spool::{SpoolError, is_full};
 use crate::{Context, SOFTWARE};
+use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
-use waxseal_store::StoreError;
+use std::sync::Arc;
 use waxseal_store::disk::{self, Disk};
-use waxseal_trail::envelope::{Envelope, EnvelopeFault};
+use waxseal_store::{Kind, StoreError};
+use waxseal_trail::envelope::{Envelope, EnvelopeFault, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
 use waxseal_trail::record::new_epoch;
 use waxseal_trail::statement::{
-    self, After, Batch, Intake, Keys, PayloadFault, Predecessor, Reason, State, Trail, Writer, WriterKey,
+    self, After, Batch, Intake, Keys, Payload as _, PayloadFault, Predecessor, Reason, State, Trail, Writer,
+    WriterKey,
 };
 use waxseal_trail::time::Time;
 
@@ -164,7 +167,26 @@ struct Journal {
     genesis_stored: bool,
     #[serde(default)]
     keys_stored: u64,
+    /// What the store calls the objects of the last batch.
+    #[serde(default)]
+    last: Vec<Kept>,
     progress: Progress,
+}
+
+/// An object that the store has, as it said when it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Its key.
+    pub key: String,
+    /// Its version, where the store has versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The digest with which it was sent.
+    pub sha256: Hash,
+    /// Whether something that is not valid was there first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -188,7 +210,7 @@ pub struct Intent {
     /// Its statement hash.
     pub statement: Hash,
     /// The events object, exactly as it is stored.
-    pub object: Option<Vec<u8>>,
+    pub object: Option<Bytes>,
 }
 
 /// A key statement, as it is sent.
@@ -222,6 +244,7 @@ pub struct Epoch {
     /// From number 1 on.
     key_statements: Vec<KeyStatement>,
     keys_stored: u64,
+    last: Vec<Kept>,
     /// What the store holds.
     pub stored: Progress,
     /// What is sealed.
@@ -294,6 +317,28 @@ impl Epoch {
     /// The keys in force.
     fn keys(&self) -> &[WriterKey] {
         self.key_statements.last().map_or(&self.genesis_payload.keys, |k| &k.payload.keys)
+    }
+
+    /// The keys that key statement `number` put in force; 0 is the genesis.
+    pub fn keys_under(&self, number: u64) -> &[WriterKey] {
+        let statement = self.key_statements.iter().rev().find(|k| k.payload.number <= number);
+        statement.map_or(&self.genesis_payload.keys, |k| &k.payload.keys)
+    }
+
+    /// The keys that sign header `batch`.
+    pub fn keys_before(&self, batch: u64) -> &[WriterKey] {
+        let before = |k: &&KeyStatement| k.payload.after.as_ref().is_none_or(|a| a.batch < batch);
+        let statement = self.key_statements.iter().rev().find(before);
+        statement.map_or(&self.genesis_payload.keys, |k| &k.payload.keys)
+    }
+
+    /// Whether there is room on the disk for one more batch, whatever happens.
+    pub fn has_reserve(cx: &Context) -> bool {
+        let path = cx.config.state_dir.join(RESERVE);
+        cx.disk
+            .open(&path, disk::Open::Read)
+            .and_then(|f| f.len())
+            .is_ok_and(|n| n >= cx.config.max_batch_bytes)
     }
 
     /// The number of the key statement in force; the genesis is 0.
@@ -407,6 +452,7 @@ impl Epoch {
             genesis_stored: journal.genesis_stored,
             key_statements: Vec::new(),
             keys_stored: journal.keys_stored,
+            last: journal.last,
             stored: journal.progress.clone(),
             sealed: journal.progress,
             intents: Vec::new(),
@@ -454,7 +500,7 @@ impl Epoch {
                             why: "not the digest in its header".to_owned(),
                         });
                     }
-                    Some(bytes)
+                    Some(bytes.into())
                 }
             };
             let statement = parsed.statement_hash();
@@ -574,12 +620,19 @@ impl Epoch {
         Ok(out)
     }
 
-    /// Notes that a batch is in the store.
+    /// Notes that a batch is in the store, and what the store calls its objects.
     ///
     /// # Errors
     /// [`SinkError::State`]; storing it again is harmless.
-    pub fn note_stored(&mut self, cx: &Context, header: &Batch, statement: Hash) -> Result<(), SinkError> {
+    pub fn note_stored(
+        &mut self,
+        cx: &Context,
+        header: &Batch,
+        statement: Hash,
+        kept: Vec<Kept>,
+    ) -> Result<(), SinkError> {
         self.stored = Progress::after(header, statement);
+        self.last = kept;
         self.write_journal(cx)?;
         // A stop here leaves files that the next start removes.
         let (json, parquet) = self.intent_paths(header.batch);
@@ -619,6 +672,7 @@ impl Epoch {
             boot: self.boot,
             genesis_stored: self.genesis_stored,
             keys_stored: self.keys_stored,
+            last: self.last.clone(),
             progress: self.stored.clone(),
         };
         write_json(&*cx.disk, &path, &journal)
@@ -628,6 +682,10 @@ impl Epoch {
     pub(crate) fn create(cx: &Context, reason: Reason, old: Option<&Epoch>) -> Result<Epoch, SinkError> {
         let (trail, trail_id, trail_bytes) = cx.read_trail_statement()?;
         cx.check_trail_name(&trail, &trail_id)?;
+        match cx.store.check_lock(trail.lock) {
+            Err(e) if e.kind == Kind::Permission => tracing::warn!("{e}"),
+            other => other?,
+        }
         let now = cx.clock.now();
         let mut random = [0; 10];
         cx.random(&mut random)?;
@@ -642,7 +700,7 @@ impl Epoch {
                     statement: old.stored.previous,
                 }),
             ),
-            None => match find_predecessor(cx)? {
+            None => match find_predecessor(cx, &trail_id)? {
                 Some(p) => (Reason::StateLost, Some(p)),
                 None => (Reason::First, None),
             },
@@ -685,6 +743,7 @@ impl Epoch {
             genesis_stored: false,
             key_statements: Vec::new(),
             keys_stored: 0,
+            last: Vec::new(),
             stored: progress.clone(),
             sealed: progress,
             intents: Vec::new(),
@@ -701,8 +760,11 @@ impl Epoch {
     }
 }
 
+/// So many headers are looked at for one that is ours.
+const LOOK_BACK: u64 = 100;
+
 /// The last known statement of the newest earlier epoch of this name in the store.
-fn find_predecessor(cx: &Context) -> Result<Option<Predecessor>, SinkError> {
+fn find_predecessor(cx: &Context, trail: &Hash) -> Result<Option<Predecessor>, SinkError> {
     let prefix = format!("writers/{}.", cx.config.writer);
     let mut newest: Option<String> = None;
     waxseal_store::list_all(&*cx.store, &prefix, &mut |key| {
@@ -715,17 +777,39 @@ fn find_predecessor(cx: &Context) -> Result<Option<Predecessor>, SinkError> {
         }
     })?;
     let Some(writer) = newest else { return Ok(None) };
-    let mut last: Option<(u64, String)> = None;
+    let mut last: Option<u64> = None;
     let prefix = format!("batches/{writer}/");
     waxseal_store::list_all(&*cx.store, &prefix, &mut |key| {
-        if let Some(n) = key[prefix.len()..].strip_suffix(".json").and_then(|n| n.parse().ok()) {
-            last = Some((n, key));
-        }
+        last = key[prefix.len()..].strip_suffix(".json").and_then(|n| n.parse().ok()).or(last);
     })?;
-    let key = last.as_ref().map_or_else(|| name::genesis_key(&writer), |(_, k)| k.clone());
-    let bytes = cx.store.get(&key)?;
-    let statement = bytes.and_then(|b| Envelope::parse(&b).ok()).map(|e| e.statement_hash());
-    Ok(statement.map(|statement| Predecessor { writer, batch: last.map(|(n, _)| n), statement }))
+    // Anyone may have written under the next keys: the last header that was signed with a key of ours.
+    let signing = cx.config.signing.get();
+    let public = |s: &Arc<dyn signer::Signer>| s.public().clone();
+    let single = signing.signers.iter().chain(&signing.previous).map(|s| vec![public(s)]);
+    let together = [&signing.signers, &signing.previous].map(|all| all.iter().map(public).collect());
+    let ours: Vec<Vec<PublicKey>> = single.chain(together).filter(|k: &Vec<_>| !k.is_empty()).collect();
+    let mut fallback = None;
+    let genesis = (None, name::genesis_key(&writer));
+    let numbers = last.into_iter().flat_map(|n| (n.saturating_sub(LOOK_BACK)..=n).rev());
+    for (batch, key) in numbers.map(|n| (Some(n), name::batch_key(&writer, n))).chain([genesis]) {
+        for bytes in cx.every_version(&key, MAX_ENVELOPE as u64)? {
+            let Ok(envelope) = Envelope::parse(&bytes) else { continue };
+            let (kind, number) = match batch {
+                Some(n) => (Batch::KIND, Some(("batch", n))),
+                None => (Writer::KIND, None),
+            };
+            if statement::check_place(&envelope, kind, trail, &writer, number).is_err() {
+                continue;
+            }
+            let found = Predecessor { writer: writer.clone(), batch, statement: envelope.statement_hash() };
+            if ours.iter().any(|k| envelope.verify(&k.iter().collect::<Vec<_>>()).is_ok()) {
+                return Ok(Some(found));
+            }
+            fallback.get_or_insert(found);
+        }
+    }
+    // Signed with keys that are not here any more.
+    Ok(fallback)
 }
 
 /// Reads a trail statement and holds it to itself: its operators signed it.

@@ -34,8 +34,9 @@ use clock::Clock;
 use config::Config;
 use epoch::SinkError;
 use std::sync::Arc;
-use waxseal_store::Store;
 use waxseal_store::disk::Disk;
+use waxseal_store::{At, Kind, Store};
+use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::statement::Trail;
 use waxseal_trail::time::Time;
@@ -91,14 +92,39 @@ impl Context {
         getrandom::fill(out).map_err(|e| SinkError::Random(e.to_string()))
     }
 
-    /// The trail statement in the store.
+    /// The trail statement in the store: the first that is one. Anyone may have written beside it.
     fn read_trail_statement(&self) -> Result<(Trail, Hash, Vec<u8>), SinkError> {
         let trail_error = |why: String| SinkError::Trail { place: self.store.place(), why };
-        let bytes = self.store.get(waxseal_trail::name::TRAIL)?.ok_or_else(|| {
-            trail_error("not there. Make the trail with: waxseal init --store URL --name NAME …".to_owned())
-        })?;
-        let (trail, id) = epoch::read_trail(&bytes).map_err(trail_error)?;
-        Ok((trail, id, bytes))
+        let mut why = "not there. Make the trail with: waxseal init --store URL --name NAME …".to_owned();
+        for bytes in self.every_version(waxseal_trail::name::TRAIL, MAX_ENVELOPE as u64)? {
+            match epoch::read_trail(&bytes) {
+                Ok((trail, id)) => return Ok((trail, id, bytes)),
+                Err(e) => why = e,
+            }
+        }
+        Err(trail_error(why))
+    }
+
+    /// What lies under a key, oldest first, but for what is larger than `limit`.
+    fn every_version(&self, key: &str, limit: u64) -> Result<Vec<Vec<u8>>, SinkError> {
+        let mut versions = vec![At::key(key)];
+        if self.store.has_versions() {
+            match self.store.versions(key) {
+                Ok(found) => {
+                    let objects = found.into_iter().filter(|v| !v.delete_marker);
+                    versions = objects.map(|v| At { key: v.key, version: v.id, bytes: v.bytes }).collect();
+                }
+                // Then the current one has to do.
+                Err(e) if e.kind == Kind::Permission => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        versions.retain(|at| at.bytes.is_none_or(|b| b <= limit));
+        let mut out = Vec::new();
+        for read in self.store.read_all(&versions, limit) {
+            out.extend(read?.and_then(|o| o.body));
+        }
+        Ok(out)
     }
 
     /// Holds the configuration to the trail.

@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+use waxseal_store::Requests;
 
 /// Which protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +47,20 @@ impl EncodeLabelValue for Outcome {
 struct Request {
     intake: &'static str,
     outcome: Outcome,
+}
+
+/// A feature that the store lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Fallback {
+    /// Its name.
+    pub feature: &'static str,
+}
+
+/// A kind of request to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreRequest {
+    /// Its name.
+    pub operation: &'static str,
 }
 
 /// The numbers of one protocol.
@@ -114,6 +129,12 @@ pub struct Metrics {
     pub last_batch: Gauge<f64, AtomicU64>,
     /// Failed attempts to store.
     pub store_errors: Counter,
+    /// Objects that lay under keys of ours and were not valid there.
+    pub foreign: Counter,
+    /// What the store is known not to do.
+    pub fallbacks: Family<Fallback, Gauge>,
+    /// Requests to the store.
+    pub requests: Family<StoreRequest, Counter>,
     /// When the oldest signing key was written.
     pub key_time: Gauge<f64, AtomicU64>,
     intakes: Intakes,
@@ -136,6 +157,9 @@ impl Metrics {
             batches: Counter::default(),
             last_batch: Gauge::default(),
             store_errors: Counter::default(),
+            foreign: Counter::default(),
+            fallbacks: Family::default(),
+            requests: Family::default(),
             key_time: Gauge::default(),
             intakes: Intakes {
                 requests: Family::default(),
@@ -158,6 +182,22 @@ impl Metrics {
             connections: all.connections.get_or_create(&protocol).clone(),
             latency: all.latency.get_or_create(&protocol).clone(),
         })
+    }
+
+    /// Takes over how often the store was asked.
+    pub fn note_requests(&self, r: Requests) {
+        let all = [
+            ("get", r.get),
+            ("head", r.head),
+            ("list", r.list),
+            ("put", r.put),
+            ("other", r.other),
+            ("retry", r.retries),
+        ];
+        for (operation, n) in all {
+            let counter = self.requests.get_or_create(&StoreRequest { operation });
+            counter.inner().fetch_max(n, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// The exposition text (OpenMetrics).
@@ -197,6 +237,17 @@ impl Metrics {
         r.register("batches_stored", "Batches in the store", self.batches.clone());
         r.register("last_batch_timestamp_seconds", "When the last batch was stored", self.last_batch.clone());
         r.register("store_errors", "Failed attempts to store", self.store_errors.clone());
+        r.register(
+            "foreign_objects",
+            "Objects that lay under keys of this writer and were not valid there",
+            self.foreign.clone(),
+        );
+        r.register(
+            "store_fallback",
+            "1 for each feature that the configuration says the store lacks",
+            self.fallbacks.clone(),
+        );
+        r.register("store_requests", "Requests to the store, by operation", self.requests.clone());
         r.register("key_timestamp_seconds", "When the oldest signing key was written", self.key_time.clone());
         let i = &self.intakes;
         r.register("intake_requests", "Requests by protocol and what became of them", i.requests.clone());

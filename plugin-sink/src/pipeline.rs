@@ -8,10 +8,10 @@ use crate::Context;
 use crate::answer::{self, Pending, Reply};
 use crate::chain::{Accepted, Chain, Chunk, Own, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
-use crate::epoch::{Epoch, Intent, Opened, SinkError};
+use crate::epoch::{Epoch, Intent, Kept, Opened, SinkError};
 use crate::filter::Filters;
 use crate::known::Known;
-use crate::metrics::Metrics;
+use crate::metrics::{Fallback, Metrics};
 use crate::seal::{Close, Sealer};
 use crate::spool::{Entry, Frame, Group, Spool, SpoolError, SpoolReader, is_newer};
 use crate::upload::{self, Uploaded};
@@ -21,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use waxseal_store::Kind;
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Events, Template, relink};
@@ -205,6 +206,10 @@ impl Pipeline {
         let own: Arc<Mutex<Own>> = Arc::default();
         chain.share(own.clone());
         let shared = Arc::new(Shared::new(cx, filters, own));
+        for (feature, what) in shared.cx.store.fallbacks() {
+            tracing::warn!("{}: {feature}: {what}", shared.cx.store.place());
+            shared.metrics.fallbacks.get_or_create(&Fallback { feature }).set(1);
+        }
         if let Some(t) = shared.cx.config.signing.get().oldest_key {
             let age = t.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             shared.metrics.key_time.set(age.as_secs_f64());
@@ -287,6 +292,7 @@ impl Pipeline {
             tracing::warn!("not everything could be stored within {grace:?}; the next start goes on with it");
         }
         self.shared.abandon.store(true, Ordering::Relaxed);
+        self.shared.cx.store.abandon();
         supervisor.join().unwrap_or(Ok(())).map(|()| finished)
     }
 }
@@ -366,24 +372,33 @@ fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError
     let ours = !matches!(reason, Reason::Fork);
     let intents = std::mem::take(&mut old.intents);
     if ours && !intents.is_empty() {
-        if upload::genesis(cx, old)? != Uploaded::Stored {
+        if let Uploaded::Taken(_) = upload::genesis(cx, old)? {
             return Ok(());
         }
         old.note_genesis_stored(cx)?;
     }
     for intent in intents {
+        let own = upload::Own::of(old, intent.header.batch);
+        let mut kept = Vec::new();
         let stored = if ours {
-            upload::keys_before(cx, old, intent.header.batch)? == Uploaded::Stored
-                && upload::batch(cx, old.trail.lock, &intent)? == Uploaded::Stored
+            match upload::keys_before(cx, old, intent.header.batch)? {
+                Uploaded::Taken(_) => false,
+                Uploaded::Stored(_) => match upload::batch(cx, &own, &intent)? {
+                    Uploaded::Taken(_) => false,
+                    Uploaded::Stored(k) => {
+                        kept = k;
+                        true
+                    }
+                },
+            }
         } else {
             // A header of ours that is in the store is committed, whether or not we had come to note it.
-            let key = waxseal_trail::name::batch_key(&intent.header.writer, intent.header.batch);
-            cx.store.get(&key)?.as_ref() == Some(&intent.envelope)
+            upload::is_committed(cx, &own, &intent)?
         };
         if !stored {
             break;
         }
-        old.note_stored(cx, &intent.header, intent.statement)?;
+        old.note_stored(cx, &intent.header, intent.statement, kept)?;
     }
     Ok(())
 }
@@ -604,6 +619,8 @@ impl Flow {
 fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
     let sealer = Sealer::new(&shared.cx, &epoch, shared.filters.identities());
     let dir = epoch.dir.join("spool");
+    // The epoch may soon be held by a call to a store that does not answer; nobody who takes events waits for that.
+    let started = started_chunk(&epoch);
     let flow = Flow {
         ring: Mutex::new(Ring {
             groups: VecDeque::new(),
@@ -624,7 +641,7 @@ fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
     thread::scope(|scope| {
         let flow = &flow;
         let threads = [
-            spawn(scope, shared, flow, "wax-spool", move || spool_thread(shared, flow, chain)),
+            spawn(scope, shared, flow, "wax-spool", move || spool_thread(shared, flow, chain, started)),
             spawn(scope, shared, flow, "wax-seal", move || seal_thread(shared, flow, sealer, reader, tx)),
             spawn(scope, shared, flow, "wax-store", move || store_thread(shared, flow, &rx)),
         ];
@@ -674,10 +691,10 @@ fn to_end(e: SinkError) -> End {
     }
 }
 
-fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain) -> Result<(), End> {
+fn spool_thread(shared: &Shared, flow: &Flow, mut chain: Chain, started: Chunk) -> Result<(), End> {
     let cx = &shared.cx;
     let metrics = &shared.metrics;
-    let mut started = Some(started_chunk(&lock(&flow.epoch)));
+    let mut started = Some(started);
     loop {
         if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
             return Ok(());
@@ -1006,6 +1023,16 @@ fn seal(
     Ok(true)
 }
 
+/// A sealed batch whose bytes are on disk, on its way to the store.
+struct Flight<'scope> {
+    intent: Arc<Intent>,
+    since: Option<Instant>,
+    own: upload::Own,
+    look: bool,
+    /// Its events object, where several are written at once.
+    object: Option<thread::ScopedJoinHandle<'scope, Result<Option<Uploaded>, End>>>,
+}
+
 fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(), End> {
     let left = std::mem::take(&mut lock(&flow.epoch).intents);
     let genesis = || {
@@ -1019,55 +1046,109 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
                 epoch.trail_id
             )));
         }
+        match shared.cx.store.check_lock(epoch.trail.lock) {
+            // What is written first shows it too.
+            Err(e) if e.kind == Kind::Permission => tracing::warn!("{e}"),
+            other => other?,
+        }
         upload::genesis(&shared.cx, &epoch)
     };
     match patiently(shared, flow, genesis)? {
         None => return Ok(()),
         Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
-        Some(Uploaded::Stored) => {
+        Some(Uploaded::Stored(kept)) => {
+            count(shared, &kept);
             let mut epoch = lock(&flow.epoch);
             if !epoch.genesis_stored() {
                 epoch.note_genesis_stored(&shared.cx).map_err(to_end)?;
             }
         }
     }
-    for intent in left {
-        if !store(shared, flow, &intent, None)? {
-            return Ok(());
-        }
-    }
-    loop {
-        match rx.recv_timeout(Duration::from_millis(100)) {
-            Ok((intent, since)) => {
-                // From here on this batch is these bytes, whatever happens.
-                lock(&flow.epoch).write_intent(&shared.cx, &intent).map_err(to_end)?;
-                if !store(shared, flow, &intent, since)? {
-                    return Ok(());
+    thread::scope(|scope| {
+        let (mut left, mut open, mut looked) = (VecDeque::from(left), true, false);
+        // Events objects of several batches may be written at once; headers are, one after the other, by this thread.
+        let mut flights: VecDeque<Flight<'_>> = VecDeque::new();
+        let width = shared.cx.store.concurrency();
+        while open || !flights.is_empty() || !left.is_empty() {
+            if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
+                // Each is on disk, and is stored after the next start.
+                return Ok(());
+            }
+            // One more only where its intent is sure to find room, or where nothing is under way that would give some.
+            let room = flights.len() < width && (flights.is_empty() || Epoch::has_reserve(&shared.cx));
+            let mut item = None;
+            if room {
+                item = left.pop_front().map(|intent| (Box::new(intent), None));
+                if item.is_none() && open {
+                    let wait = if flights.is_empty() { 100 } else { 2 };
+                    match rx.recv_timeout(Duration::from_millis(wait)) {
+                        Ok((intent, since)) => {
+                            // From here on this batch is these bytes, whatever happens.
+                            lock(&flow.epoch).write_intent(&shared.cx, &intent).map_err(to_end)?;
+                            item = Some((intent, since));
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => open = false,
+                    }
                 }
             }
-            Err(RecvTimeoutError::Timeout) if flow.stopping() => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            if let Some((intent, since)) = item {
+                let own = upload::Own::of(&lock(&flow.epoch), intent.header.batch);
+                let look = !looked && intent.object.is_some();
+                looked |= look;
+                let mut flight = Flight { intent: Arc::from(intent), since, own, look, object: None };
+                if width > 1 {
+                    let (intent, own) = (flight.intent.clone(), flight.own.clone());
+                    let upload =
+                        move || patiently(shared, flow, || upload::object(&shared.cx, &own, &intent, look));
+                    flight.object =
+                        thread::Builder::new().name("wax-put".into()).spawn_scoped(scope, upload).ok();
+                }
+                flights.push_back(flight);
+            }
+            let full = flights.len() >= width || !open && left.is_empty();
+            let ready = flights.front().is_some_and(|f| f.object.as_ref().is_none_or(|o| o.is_finished()));
+            if ready && let Some(flight) = flights.pop_front() {
+                if !store(shared, flow, flight)? {
+                    return Ok(());
+                }
+            } else if full {
+                thread::sleep(Duration::from_millis(2));
+            }
         }
-    }
+        Ok(())
+    })
 }
 
 /// Stores one batch; `false` if it had to be left for another time.
-fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) -> Result<bool, End> {
-    let kind = lock(&flow.epoch).trail.lock;
-    let upload = || {
-        // Keys before what they sign.
-        match upload::keys_before(&shared.cx, &mut lock(&flow.epoch), intent.header.batch)? {
-            Uploaded::Stored => upload::batch(&shared.cx, kind, intent),
-            taken => Ok(taken),
-        }
+fn store(shared: &Shared, flow: &Flow, flight: Flight<'_>) -> Result<bool, End> {
+    let Flight { intent, since, own, look, object } = flight;
+    let uploaded = match object {
+        Some(thread) => thread.join().unwrap_or_else(|_| {
+            Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned()))
+        })?,
+        None => patiently(shared, flow, || upload::object(&shared.cx, &own, &intent, look))?,
     };
-    match patiently(shared, flow, upload)? {
+    let mut kept = match uploaded {
         None => return Ok(false),
         Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
-        Some(Uploaded::Stored) => {}
+        Some(Uploaded::Stored(kept)) => kept,
+    };
+    let header = || {
+        // Keys before what they sign.
+        let keys = upload::keys_before(&shared.cx, &mut lock(&flow.epoch), intent.header.batch)?;
+        match keys {
+            Uploaded::Stored(_) => upload::header(&shared.cx, &own, &intent, look),
+            taken @ Uploaded::Taken(_) => Ok(taken),
+        }
+    };
+    match patiently(shared, flow, header)? {
+        None => return Ok(false),
+        Some(Uploaded::Taken(key)) => return Err(End::Taken(key)),
+        Some(Uploaded::Stored(more)) => kept.extend(more),
     }
-    lock(&flow.epoch).note_stored(&shared.cx, &intent.header, intent.statement).map_err(to_end)?;
+    count(shared, &kept);
+    lock(&flow.epoch).note_stored(&shared.cx, &intent.header, intent.statement, kept).map_err(to_end)?;
     let end = intent.header.events.first_sequence + intent.header.events.count;
     flow.stored.store(end, Ordering::Release);
     shared.queue_changed.notify_all();
@@ -1091,6 +1172,14 @@ fn store(shared: &Shared, flow: &Flow, intent: &Intent, since: Option<Instant>) 
     Ok(true)
 }
 
+/// Takes over what the store says into the numbers.
+fn count(shared: &Shared, kept: &[Kept]) {
+    shared.metrics.foreign.inc_by(kept.iter().filter(|k| k.beside).count() as u64);
+    if let Some(requests) = shared.cx.store.requests() {
+        shared.metrics.note_requests(requests);
+    }
+}
+
 /// Tries until the store answers; `None` if the sink stops first.
 fn patiently(
     shared: &Shared,
@@ -1101,6 +1190,8 @@ fn patiently(
     loop {
         match attempt() {
             Ok(done) => return Ok(Some(done)),
+            // Waiting does not give the store what it lacks.
+            Err(SinkError::Store(e)) if e.kind == Kind::Unfit => return Err(End::Failed(e.into())),
             Err(e @ (SinkError::Store(_) | SinkError::Trail { .. })) => {
                 shared.metrics.store_errors.inc();
                 tracing::warn!("{e}; trying again, meanwhile the spool holds everything");

@@ -184,7 +184,8 @@ impl Sealer {
         let mut envelope = statement::unsigned(&header);
         signer::sign(&mut envelope, &self.signing.signers)?;
         let statement = envelope.statement_hash();
-        let intent = Intent { header, envelope: envelope.to_bytes()?, statement, object };
+        let intent =
+            Intent { header, envelope: envelope.to_bytes()?, statement, object: object.map(Into::into) };
         self.progress = Progress::after(&intent.header, statement);
         self.last_seal = Instant::now();
         Ok(intent)

@@ -7,7 +7,8 @@
 //! makes that visible.
 
 use crate::disk::{self, Disk, Open};
-use crate::{Head, Kind, Page, Put, Retain, Store, StoreError, Version};
+use crate::{At, Head, Kind, Mark, Object, Page, Put, Retain, Store, StoreError, Version, Versions, Written};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::io;
@@ -238,7 +239,7 @@ impl Store for LocalStore {
     fn put_if_absent(
         &self,
         key: &str,
-        body: &[u8],
+        body: &Bytes,
         digest: &Hash,
         retain: &Retain,
     ) -> Result<Put, StoreError> {
@@ -248,24 +249,33 @@ impl Store for LocalStore {
         }
         self.check_root(key)?;
         match self.get(key)? {
-            Some(there) if there == body => {
+            Some(there) if there == *body => {
                 self.write_record(key, *digest, retain)?;
                 // An earlier try may have stopped before this.
                 let parent = path.parent().unwrap_or(&self.root);
                 self.disk.sync_dir(parent).map_err(|e| StoreError::io("sync", key, e))?;
-                return Ok(Put::Same);
+                return Ok(Put::Same(Written::default()));
             }
             Some(_) => return Ok(Put::Other),
             None => {}
         }
         self.write_record(key, *digest, retain)?;
         match self.write_once(&path, body) {
-            Ok(()) => Ok(Put::Created),
+            Ok(()) => Ok(Put::Created(Written::default())),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Ok(if self.get(key)?.as_deref() == Some(body) { Put::Same } else { Put::Other })
+                let same = self.get(key)?.as_deref() == Some(&body[..]);
+                Ok(if same { Put::Same(Written::default()) } else { Put::Other })
             }
             Err(e) => Err(StoreError::io("write", key, e)),
         }
+    }
+
+    fn read(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
+        let Some(head) = self.head(at)? else { return Ok(None) };
+        if head.bytes > limit {
+            return Ok(Some(Object { head, body: None }));
+        }
+        Ok(self.get(&at.key)?.map(|body| Object { head, body: Some(body) }))
     }
 
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -295,7 +305,8 @@ impl Store for LocalStore {
         Ok(Some(out))
     }
 
-    fn head(&self, key: &str) -> Result<Option<Head>, StoreError> {
+    fn head(&self, at: &At) -> Result<Option<Head>, StoreError> {
+        let key = &at.key;
         let file = match self.disk.open(&self.path(key)?, Open::Read) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| StoreError::io("look at", key, e))?,
@@ -303,7 +314,7 @@ impl Store for LocalStore {
         let bytes = file.len().map_err(|e| StoreError::io("look at", key, e))?;
         let record = self.record(key)?;
         let retain = record.map(|r| Retain { lock: r.lock, until: r.retain_until });
-        Ok(Some(Head { bytes, retain }))
+        Ok(Some(Head { bytes, retain, ..Head::default() }))
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
@@ -314,8 +325,13 @@ impl Store for LocalStore {
         Ok(Page { keys, more })
     }
 
-    fn versions(&self, key: &str) -> Result<Vec<Version>, StoreError> {
-        Ok(self.head(key)?.map(|h| Version { id: None, bytes: h.bytes }).into_iter().collect())
+    fn list_versions(&self, prefix: &str, after: Option<&Mark>) -> Result<Versions, StoreError> {
+        let page = self.list(prefix, after.map(|m| m.key.as_str()), 1000)?;
+        let last = page.keys.last().filter(|_| page.more).cloned();
+        Ok(Versions {
+            versions: page.keys.into_iter().map(|key| Version { key, ..Version::default() }).collect(),
+            next: last.map(|key| Mark { key, version: None }),
+        })
     }
 
     fn place(&self) -> String {
@@ -343,22 +359,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let s = store(dir.path());
         let retain = until("2030-01-01T00:00:00Z");
-        let put = |body: &[u8]| s.put_if_absent("a/b", body, &sha256(body), &retain).unwrap();
-        assert_eq!(put(b"one"), Put::Created);
-        assert_eq!(put(b"one"), Put::Same);
+        let put = |body: &'static [u8]| {
+            s.put_if_absent("a/b", &Bytes::from_static(body), &sha256(body), &retain).unwrap()
+        };
+        assert_eq!(put(b"one"), Put::Created(Written::default()));
+        assert_eq!(put(b"one"), Put::Same(Written::default()));
         assert_eq!(put(b"two"), Put::Other);
         assert_eq!(s.get("a/b").unwrap().as_deref(), Some(&b"one"[..]));
         assert_eq!(s.get_range("a/b", 1..99).unwrap().as_deref(), Some(&b"ne"[..]));
-        assert_eq!(s.head("a/b").unwrap(), Some(Head { bytes: 3, retain: Some(retain) }));
+        assert_eq!(
+            s.head(&At::key("a/b")).unwrap(),
+            Some(Head { bytes: 3, retain: Some(retain), ..Head::default() })
+        );
+        assert_eq!(s.read(&At::key("a/b"), 2).unwrap().unwrap().body, None);
         let mode = std::fs::metadata(dir.path().join("a/b")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o444);
         assert_eq!(s.get("a/c").unwrap(), None);
         assert_eq!(s.versions("a/b").unwrap().len(), 1);
-        let wrong = s.put_if_absent("a/d", b"one", &sha256(b"two"), &retain).unwrap_err();
+        let wrong =
+            s.put_if_absent("a/d", &Bytes::from_static(b"one"), &sha256(b"two"), &retain).unwrap_err();
         assert_eq!(wrong.kind, Kind::Digest);
         for key in ["", "/a", "a//b", "../a", ".tmp/a", ".retention/a"] {
             assert_eq!(
-                s.put_if_absent(key, b"", &sha256(b""), &retain).unwrap_err().kind,
+                s.put_if_absent(key, &Bytes::new(), &sha256(b""), &retain).unwrap_err().kind,
                 Kind::Key,
                 "{key:?}"
             );
@@ -392,7 +415,7 @@ mod tests {
             assert_eq!(seen, want, "{prefix:?} by {limit}");
         }
         // A new listing sees what is new.
-        s.put_if_absent("a/w/00000x", b"", &sha256(b""), &retain).unwrap();
+        s.put_if_absent("a/w/00000x", &Bytes::new(), &sha256(b""), &retain).unwrap();
         assert_eq!(s.list("a/w/", None, 2).unwrap().keys, ["a/w/00000", "a/w/00000x"]);
     }
 
@@ -404,7 +427,7 @@ mod tests {
         let s = store(&root);
         std::fs::rename(&root, &away).unwrap();
         let retain = until("2030-01-01T00:00:00Z");
-        let put = || s.put_if_absent("a", b"", &sha256(b""), &retain);
+        let put = || s.put_if_absent("a", &Bytes::new(), &sha256(b""), &retain);
         assert_eq!(put().unwrap_err().kind, Kind::Unavailable);
         std::fs::create_dir(&root).unwrap();
         let e = put().unwrap_err();
@@ -413,8 +436,9 @@ mod tests {
         assert!(std::fs::read_dir(&root).unwrap().next().is_none());
         std::fs::remove_dir(&root).unwrap();
         std::fs::rename(&away, &root).unwrap();
-        assert_eq!(put().unwrap(), Put::Created);
+        let created = Put::Created(Written::default());
+        assert_eq!(put().unwrap(), created);
         std::fs::remove_dir(root.join(".tmp")).unwrap();
-        assert_eq!(s.put_if_absent("b", b"", &sha256(b""), &retain).unwrap(), Put::Created);
+        assert_eq!(s.put_if_absent("b", &Bytes::new(), &sha256(b""), &retain).unwrap(), created);
     }
 }

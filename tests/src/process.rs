@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use waxseal_events::{EventsError, Reader};
 use waxseal_store::{LocalStore, Store, disk::RealDisk};
+use waxseal_trail::envelope::Envelope;
+use waxseal_trail::hash::sha256;
+use waxseal_trail::name;
+use waxseal_trail::statement::{self, Batch};
 
 /// A built binary: beside the running program, or, for a test (`target/<profile>/deps`), one directory up.
 ///
@@ -35,51 +39,60 @@ pub struct Site {
     pub dir: tempfile::TempDir,
     /// The sink's port.
     pub port: u16,
+    /// Where the trail is.
+    pub store: String,
+    /// What is in the environment of the binaries beside what is in this program's.
+    pub env: Vec<(String, String)>,
 }
 
 impl Site {
-    /// Makes a trail and a configuration; `more` is added to the YAML.
+    /// Makes a trail in a directory, and a configuration; `more` is added to the YAML.
     pub fn new(more: &str) -> Site {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let p = |s: &str| dir.path().join(s).display().to_string();
+        let store = format!("file://{}", dir.path().join("trail").display());
+        Site::make(dir, store, "none", vec![], more)
+    }
+
+    /// The same at a URL.
+    pub fn at(url: &str, lock: &str, env: Vec<(String, String)>, more: &str) -> Site {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Site::make(dir, url.to_owned(), lock, env, more)
+    }
+
+    fn make(
+        dir: tempfile::TempDir,
+        store: String,
+        lock: &str,
+        env: Vec<(String, String)>,
+        more: &str,
+    ) -> Site {
+        let port = free_port();
+        let site = Site { dir, port, store, env };
+        let p = |s: &str| site.path(s).display().to_string();
         let run = |args: &[&str]| {
-            let out = waxseal(args);
+            let out = site.waxseal(args);
             assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
         };
-        run(&[
-            "init",
-            "--store",
-            &format!("file://{}", p("trail")),
-            "--name",
-            "test",
-            "--lock",
-            "none",
-            "--retention",
-            "30d",
-            "--out",
-            &p("keys"),
-        ]);
-        run(&[
-            "keys",
-            "generate",
-            "--algorithm",
-            "ed25519",
-            "--out",
-            &p("writer"),
-            "--name",
-            "node-1",
-            "--trust",
-            &p("keys/trust.yaml"),
-        ]);
-        let port = free_port();
+        let (keys, writer, trust) = (p("keys"), p("writer"), p("keys/trust.yaml"));
+        let init = ["init", "--store", &site.store, "--name", "test", "--lock", lock, "--retention", "30d"];
+        run(&[&init[..], &["--out", &keys, "--confirm", "30d"]].concat());
+        let generate = ["keys", "generate", "--algorithm", "ed25519", "--out", &writer, "--name", "node-1"];
+        run(&[&generate[..], &["--trust", &trust]].concat());
         let yaml = format!(
-            "trail: test\nwriter: node-1\nstate_dir: {}\nstore: file://{}\nretention: 30d\nsigning:\n  - key: file:{}\nintake:\n  http: {{listen: \"127.0.0.1:{port}\"}}\n{more}",
+            "trail: test\nwriter: node-1\nstate_dir: {}\nstore: {}\nretention: 30d\nsigning:\n  - key: file:{}\nintake:\n  http: {{listen: \"127.0.0.1:{port}\"}}\n{more}",
             p("state"),
-            p("trail"),
+            site.store,
             p("writer/signing.key")
         );
-        std::fs::write(dir.path().join("sink.yaml"), yaml).expect("writable");
-        Site { dir, port }
+        std::fs::write(site.path("sink.yaml"), yaml).expect("writable");
+        site
+    }
+
+    /// Runs `waxseal` in this site's environment.
+    pub fn waxseal(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(bin("waxseal"));
+        command.args(args).envs(self.env.iter().map(|(k, v)| (k, v)));
+        command.output().expect("waxseal runs")
     }
 
     /// Gives the sink other protocols than HTTP: what stands below `intake`, two spaces deep.
@@ -131,9 +144,15 @@ impl Site {
 
     /// Starts the sink and waits until it listens.
     pub fn start(&self) -> Sink {
+        self.start_with("sink.yaml")
+    }
+
+    /// Starts a sink with another configuration file of this site.
+    pub fn start_with(&self, config: &str) -> Sink {
         let mut child = Command::new(bin("waxseal-sink"))
             .arg("--config")
-            .arg(self.path("sink.yaml"))
+            .arg(self.path(config))
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stderr(Stdio::piped())
             .spawn()
             .expect("waxseal-sink starts");
@@ -165,6 +184,7 @@ impl Site {
         Command::new(bin("waxseal-sink"))
             .arg("--config")
             .arg(self.path("sink.yaml"))
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .args(flags)
             .output()
             .expect("waxseal-sink runs")
@@ -177,11 +197,10 @@ impl Site {
 
     /// `waxseal verify` on the trail, in JSON, with the trust file: the exit status and the report.
     pub fn verify(&self, more: &[&str]) -> (i32, serde_json::Value) {
-        let (trail, trust) =
-            (self.path("trail").display().to_string(), self.path("keys/trust.yaml").display().to_string());
-        let mut args = vec!["verify", &trail, "--trust", &trust, "--format", "json"];
+        let trust = self.path("keys/trust.yaml").display().to_string();
+        let mut args = vec!["verify", &self.store, "--trust", &trust, "--format", "json"];
         args.extend(more);
-        let out = waxseal(&args);
+        let out = self.waxseal(&args);
         let json = serde_json::from_slice(&out.stdout).unwrap_or_default();
         (out.status.code().unwrap_or(-1), json)
     }
@@ -197,6 +216,36 @@ pub fn each_record(store: &dyn Store, except: &[&str], each: &mut dyn FnMut(&ser
     for key in keys.iter().filter(|k| !except.contains(&k.as_str())) {
         let object = store.get(key).expect("it reads").expect("it was listed");
         let reader = Reader::new(object.into()).expect("an events object");
+        let read = reader.read::<EventsError>(|rows| {
+            for r in &rows.records {
+                each(&serde_json::from_slice(r.data()).expect("a record is JSON"));
+            }
+            Ok(())
+        });
+        read.expect("an events object");
+    }
+}
+
+/// Calls `each` with every record of the events objects that headers name, whatever else lies under their keys.
+///
+/// # Panics
+/// If something cannot be read.
+pub fn each_committed(store: &dyn Store, each: &mut dyn FnMut(&serde_json::Value)) {
+    let header = |key: &str, bytes: &[u8]| {
+        let h: Batch = statement::read(&Envelope::parse(bytes).ok()?).ok()?;
+        (name::batch_key(&h.writer, h.batch) == key).then_some(h)
+    };
+    let mut keys = Vec::new();
+    waxseal_store::list_all_keys(store, "batches/", &mut |k| keys.push(k)).expect("it lists");
+    for key in keys {
+        let found =
+            waxseal_store::oldest(store, &key, 60_000, &|b| header(&key, b).is_some()).expect("it reads");
+        let Some(h) = found.and_then(|b| header(&key, &b)) else { continue };
+        let Some(object) = h.object else { continue };
+        let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
+        let named = |b: &[u8]| sha256(b) == object.sha256;
+        let object = waxseal_store::oldest(store, &key, object.bytes, &named).expect("it reads");
+        let reader = Reader::new(object.expect("a header names it").into()).expect("an events object");
         let read = reader.read::<EventsError>(|rows| {
             for r in &rows.records {
                 each(&serde_json::from_slice(r.data()).expect("a record is JSON"));

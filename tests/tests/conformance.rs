@@ -32,6 +32,7 @@ fn judge(kit: &Path, trust: &Trust, case: &Case) -> (u8, Vec<String>, String) {
         since: None,
         until: None,
         now: Time::parse(&case.as_of).unwrap(),
+        restore: false,
         threads: 1,
     };
     let report = verify(&store, &options, &Silent);

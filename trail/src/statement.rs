@@ -22,6 +22,18 @@ pub enum Lock {
     None,
 }
 
+impl Lock {
+    /// Whether it promises no less than `other`.
+    pub fn is_as_strong_as(self, other: Lock) -> bool {
+        let strength = |lock| match lock {
+            Lock::Compliance => 2,
+            Lock::Governance => 1,
+            Lock::None => 0,
+        };
+        strength(self) >= strength(other)
+    }
+}
+
 impl core::fmt::Display for Lock {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
@@ -380,6 +392,36 @@ pub fn read<P: Payload>(envelope: &Envelope) -> Result<P, PayloadFault> {
         return Err(PayloadFault::Malformed("a number beyond 2^53−1".to_owned()));
     }
     serde_json::from_value(tree).map_err(malformed)
+}
+
+/// Whether a statement's payload type, trail, writer and number fit the path that it lies at (section 5 rule 3); its
+/// signatures are another matter.
+///
+/// # Errors
+/// What does not fit.
+pub fn check_place(
+    envelope: &Envelope,
+    kind: &str,
+    trail: &Hash,
+    writer: &str,
+    number: Option<(&str, u64)>,
+) -> Result<(), String> {
+    if envelope.payload_type != payload_type(kind) {
+        return Err(format!("its payload type is {:?}", envelope.payload_type));
+    }
+    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
+    if loose["trail"].as_str() != Some(&trail.to_string()) {
+        return Err("it is of another trail".to_owned());
+    }
+    if loose["writer"].as_str() != Some(writer) {
+        return Err(format!("it is of writer {}", loose["writer"]));
+    }
+    match number {
+        Some((member, n)) if loose[member].as_u64() != Some(n) => {
+            Err(format!("it is number {} under the name of {n}", loose[member]))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An optional member is there or it is not: no `null` stands for it.

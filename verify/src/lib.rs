@@ -13,11 +13,12 @@ mod writer;
 pub use report::{LockInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
 
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use waxseal_store::{Head, Store, StoreError, list_all};
+use waxseal_store::{At, Head, Kind, Object, Store, StoreError, Version, list_all_versions};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::keys::PublicKey;
@@ -53,6 +54,8 @@ pub struct Options {
     pub until: Option<Time>,
     /// Compared with `next_by` and `retain_until`.
     pub now: Time,
+    /// Ask for archived events objects to be restored.
+    pub restore: bool,
     /// Threads for events objects; 0: as many as there are cores.
     pub threads: usize,
 }
@@ -77,61 +80,250 @@ pub(crate) struct Session<'a> {
     pub(crate) trail: Option<Trail>,
     pub(crate) trail_id: Hash,
     pub(crate) retirements: Vec<Retirement>,
+    /// Keys with several versions, or with a delete marker: all of these, oldest first.
+    many: BTreeMap<String, Vec<Version>>,
+    /// What was read before it was asked for.
+    ahead: Mutex<HashMap<String, Result<Option<Object>, StoreError>>>,
     findings: Mutex<Vec<Finding>>,
     bytes: AtomicU64,
     objects: AtomicU64,
 }
 
-/// What reading an object gave.
-pub(crate) enum Read {
-    Bytes(Vec<u8>),
+/// Why what lies under a key is not its object.
+pub(crate) enum Bad {
+    /// Not valid: whoever should have said it did not say it here.
+    Invalid(String),
+    /// Valid, but for a reader of another version.
+    Unknown(String),
+    /// Valid, but against the page.
+    Malformed(String),
+}
+
+/// The object under a key (FORMAT section 5 rule 3).
+pub(crate) enum Picked<T> {
+    /// The first valid version.
+    Object(T),
+    /// The first valid version, which cannot be used, and why.
+    Unusable(Bad),
+    /// There are only invalid ones; what is wrong with the last.
+    Invalid(String),
+    /// It has to be restored before it can be read.
+    Archived(At),
+    /// Nothing.
     Missing,
-    /// Larger than such an object may be.
-    TooLarge(u64),
-    /// Said already.
+    /// It could not be read; said already.
     Failed,
 }
 
+/// A check of bytes: what they are, and what two of the same kind must have in common to be no fork.
+pub(crate) type Check<'c, T> = &'c dyn Fn(Vec<u8>) -> Result<(T, Hash), Bad>;
+
 impl Session<'_> {
     pub(crate) fn find(&self, finding: Finding) {
-        self.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(finding);
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
 
-    pub(crate) fn read(&self, key: &str, limit: u64) -> Read {
-        self.read_with_head(key, limit).0
+    /// Whether more than one version lies under a key.
+    pub(crate) fn has_many(&self, key: &str) -> bool {
+        self.many.contains_key(key)
     }
 
-    /// The object, and what the store says of it.
-    pub(crate) fn read_with_head(&self, key: &str, limit: u64) -> (Read, Option<Head>) {
-        let head = match self.store.head(key) {
-            Ok(head) => head,
-            Err(e) => {
-                self.find(Finding::new(Verdict::Unreadable, e.to_string()).at(key));
-                return (Read::Failed, None);
-            }
-        };
-        let read = match head {
-            None => Read::Missing,
-            Some(h) if h.bytes > limit => Read::TooLarge(h.bytes),
-            Some(_) => self.get(key),
-        };
-        (read, head)
+    /// Whether the store keeps what is locked, whatever anybody does.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.store.has_versions() && self.trail.as_ref().is_some_and(|t| t.lock != Lock::None)
     }
 
-    fn get(&self, key: &str) -> Read {
-        let failed = |e: StoreError| {
-            self.find(Finding::new(Verdict::Unreadable, e.to_string()).at(key));
-            Read::Failed
-        };
-        match self.store.get(key) {
-            Ok(Some(bytes)) => {
-                self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                self.objects.fetch_add(1, Ordering::Relaxed);
-                Read::Bytes(bytes)
-            }
-            Ok(None) => Read::Missing,
-            Err(e) => failed(e),
+    /// Reads some small objects that will be wanted next, where that is quicker at once.
+    pub(crate) fn read_ahead(&self, keys: &[String], limit: u64) {
+        if self.store.concurrency() < 2 {
+            return;
         }
+        let at: Vec<At> = keys.iter().filter(|k| !self.many.contains_key(*k)).map(At::key).collect();
+        let read = self.store.read_all(&at, limit);
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.clear();
+        ahead.extend(at.into_iter().map(|a| a.key).zip(read));
+    }
+
+    fn fetch(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
+        let ahead = match at.version {
+            None => self.ahead.lock().unwrap_or_else(PoisonError::into_inner).remove(&at.key),
+            Some(_) => None,
+        };
+        let object = ahead.unwrap_or_else(|| self.store.read(at, limit))?;
+        if let Some(body) = object.as_ref().and_then(|o| o.body.as_ref()) {
+            self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+            self.objects.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(object)
+    }
+
+    /// The object under a key, and what the store says of it. Says itself what is unreadable, foreign, or a fork.
+    pub(crate) fn pick<T>(
+        &self,
+        at: &At,
+        writer: Option<&str>,
+        limit: u64,
+        check: Check<'_, T>,
+    ) -> (Picked<T>, Option<Head>) {
+        let too_large = |n: u64| format!("{n} bytes are more than the {limit} that it may have");
+        if !self.many.contains_key(&at.key) {
+            let read = match self.fetch(at, limit) {
+                Err(e) if e.kind == Kind::Archived => return (Picked::Archived(at.clone()), None),
+                Err(e) => {
+                    self.unreadable(&at.key, writer, &e);
+                    return (Picked::Failed, None);
+                }
+                Ok(None) => None,
+                Ok(Some(Object { head, body: None })) => {
+                    Some((Err(Bad::Invalid(too_large(head.bytes))), head))
+                }
+                Ok(Some(Object { head, body: Some(body) })) => Some((check(body), head)),
+            };
+            match read {
+                Some((Ok((object, _)), head)) => return (Picked::Object(object), Some(head)),
+                Some((Err(bad @ (Bad::Unknown(_) | Bad::Malformed(_))), head)) => {
+                    return (Picked::Unusable(bad), Some(head));
+                }
+                Some((Err(Bad::Invalid(why)), head)) if !self.store.has_versions() => {
+                    return (Picked::Invalid(why), Some(head));
+                }
+                None if !self.store.has_versions() => return (Picked::Missing, None),
+                // Someone may have written or deleted since the listing: the versions say more.
+                Some((Err(Bad::Invalid(_)), _)) | None => {}
+            }
+        }
+        let versions = match self.many.get(&at.key) {
+            Some(v) => v.clone(),
+            None => match self.store.versions(&at.key) {
+                Ok(v) => v,
+                Err(e) => {
+                    self.unreadable(&at.key, writer, &e);
+                    return (Picked::Failed, None);
+                }
+            },
+        };
+        self.pick_version(&at.key, writer, limit, check, &versions)
+    }
+
+    fn unreadable(&self, key: &str, writer: Option<&str>, e: &StoreError) {
+        let finding = Finding::new(Verdict::Unreadable, e.to_string()).at(key);
+        self.find(match writer {
+            Some(w) => finding.of(w),
+            None => finding,
+        });
+    }
+
+    fn pick_version<T>(
+        &self,
+        key: &str,
+        writer: Option<&str>,
+        limit: u64,
+        check: Check<'_, T>,
+        versions: &[Version],
+    ) -> (Picked<T>, Option<Head>) {
+        struct First {
+            statement: Option<Hash>,
+            digest: Hash,
+            version: String,
+            head: Head,
+        }
+        let say = |verdict, detail: String| {
+            let finding = Finding::new(verdict, detail).at(key);
+            self.find(match writer {
+                Some(w) => finding.of(w),
+                None => finding,
+            });
+        };
+        let mut picked = Picked::Missing;
+        let mut first: Option<First> = None;
+        let (mut foreign, mut why, mut archived, mut failed) = (0u64, String::new(), None, false);
+        for v in versions.iter().filter(|v| !v.delete_marker) {
+            if let Some(n) = v.bytes.filter(|n| *n > limit) {
+                foreign += 1;
+                why = format!("{n} bytes are more than the {limit} that it may have");
+                continue;
+            }
+            let at = At { key: key.to_owned(), version: v.id.clone(), bytes: v.bytes };
+            let (head, body) = match self.fetch(&at, limit) {
+                Err(e) if e.kind == Kind::Archived => {
+                    archived.get_or_insert(at);
+                    continue;
+                }
+                Err(e) => {
+                    self.unreadable(key, writer, &e);
+                    failed = true;
+                    continue;
+                }
+                // Gone since the listing.
+                Ok(None) => continue,
+                Ok(Some(Object { body: None, .. })) => {
+                    foreign += 1;
+                    continue;
+                }
+                Ok(Some(Object { head, body: Some(body) })) => (head, body),
+            };
+            let digest = sha256(&body);
+            let name = v.id.clone().unwrap_or_default();
+            // Our own second try, where a server does not keep us from writing twice.
+            if let Some(f) = first.as_mut().filter(|f| f.digest == digest) {
+                if head.retain.map(|r| r.until) > f.head.retain.map(|r| r.until) {
+                    f.head = head;
+                }
+                continue;
+            }
+            let (statement, object) = match check(body) {
+                Ok((object, statement)) => (Some(statement), Picked::Object(object)),
+                Err(Bad::Invalid(d)) => {
+                    foreign += 1;
+                    why = d;
+                    continue;
+                }
+                Err(bad) => (None, Picked::Unusable(bad)),
+            };
+            match &first {
+                None => {
+                    first = Some(First { statement, digest, version: name, head });
+                    picked = object;
+                }
+                Some(f) if f.statement.is_some() && f.statement == statement => {
+                    foreign += 1;
+                    why = "the same payload in another envelope".to_owned();
+                }
+                Some(f) => say(
+                    Verdict::Fork,
+                    format!(
+                        "two valid payloads under one key: version {} came first, and {name} says otherwise",
+                        f.version
+                    ),
+                ),
+            }
+        }
+        let markers = versions.iter().filter(|v| v.delete_marker).count();
+        if first.is_none() {
+            if failed {
+                return (Picked::Failed, None);
+            }
+            if let Some(at) = archived {
+                return (Picked::Archived(at), None);
+            }
+            if foreign > 0 {
+                return (Picked::Invalid(why), None);
+            }
+            return (Picked::Missing, None);
+        }
+        if foreign > 0 {
+            say(Verdict::Foreign, format!("{foreign} other version(s) here are not valid: {why}"));
+        }
+        if markers > 0 {
+            say(
+                Verdict::Foreign,
+                format!(
+                    "{markers} delete marker(s): someone deleted the key; the object is there all the same"
+                ),
+            );
+        }
+        (picked, first.map(|f| f.head))
     }
 
     /// Whether the object's lock, as the store tells it, is as long as was promised.
@@ -139,18 +331,36 @@ impl Session<'_> {
         let Some(head) = head else { return };
         let promised = self.trail.as_ref().map_or(Lock::None, |t| t.lock);
         let short = match head.retain {
-            Some(r) => r.until < until,
+            Some(r) => r.until < until || !r.lock.is_as_strong_as(promised),
             None => promised != Lock::None,
         };
         if short {
-            let has =
-                head.retain.map_or_else(|| "no lock".to_owned(), |r| format!("a lock until {}", r.until));
+            let has = head
+                .retain
+                .map_or_else(|| "no lock".to_owned(), |r| format!("a lock ({}) until {}", r.lock, r.until));
             self.find(
-                Finding::new(Verdict::ShortRetention, format!("the store knows {has}; promised is {until}"))
-                    .at(key)
-                    .of(writer),
+                Finding::new(
+                    Verdict::ShortRetention,
+                    format!("the store knows {has}; promised is {promised} until {until}"),
+                )
+                .at(key)
+                .of(writer),
             );
         }
+    }
+
+    /// An object whose digest is known.
+    pub(crate) fn named(
+        &self,
+        key: &str,
+        writer: Option<&str>,
+        digest: &Hash,
+        limit: u64,
+    ) -> (Picked<Vec<u8>>, Option<Head>) {
+        self.pick(&At::key(key), writer, limit, &|bytes| match sha256(&bytes) {
+            d if d == *digest => Ok((bytes, d)),
+            _ => Err(Bad::Invalid("its digest is not the one that names it".to_owned())),
+        })
     }
 
     pub(crate) fn is_embedded(&self) -> bool {
@@ -181,6 +391,8 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         trail: None,
         trail_id: Hash([0; 32]),
         retirements: Vec::new(),
+        many: BTreeMap::new(),
+        ahead: Mutex::default(),
         findings: Mutex::new(Vec::new()),
         bytes: AtomicU64::new(0),
         objects: AtomicU64::new(0),
@@ -194,6 +406,8 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         findings: Vec::new(),
         stats: Stats { quick: options.quick, ..Stats::default() },
     };
+    // Which versions there are decides over each key. A directory is not gone through before it is known to be a trail.
+    let listed = store.has_versions().then(|| list(&mut session));
     if check_trail(&mut session) {
         if let Some(t) = &session.trail {
             report.trail.name = Some(t.name.clone());
@@ -211,15 +425,16 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
                 ),
             ));
         }
-        match inventory(&mut session) {
+        match listed.unwrap_or_else(|| list(&mut session)).map(|keys| inventory(&mut session, keys)) {
             Ok(inventory) => check_all(&session, &inventory, &mut report.stats, progress),
             Err(e) => session.find(Finding::new(Verdict::Unreadable, e.to_string())),
         }
     }
     report.stats.bytes = session.bytes.load(Ordering::Relaxed);
     report.stats.objects = session.objects.load(Ordering::Relaxed);
+    report.stats.requests = store.requests();
     report.stats.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    report.findings = session.findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    report.findings = session.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.finish();
     report
 }
@@ -227,44 +442,48 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
 /// Reads `trail.json`; `false` if nothing else can be judged.
 fn check_trail(session: &mut Session<'_>) -> bool {
     let key = name::TRAIL;
-    let bytes = match session.read(key, MAX_ENVELOPE as u64) {
-        Read::Bytes(b) => b,
-        Read::Failed => return false,
-        other => {
-            let (verdict, detail) = match other {
-                Read::TooLarge(n) => {
-                    (Verdict::Tampered, format!("{n} bytes are more than a statement may have"))
-                }
-                _ if session.is_embedded() => (Verdict::Unreadable, "not there: is this a trail?".to_owned()),
-                _ => (Verdict::Truncated, "not there, and the trust file names its id".to_owned()),
-            };
-            session.find(Finding::new(verdict, detail).at(key));
-            // Writers can still be judged: the trust file has the id.
-            return match &session.options.anchor {
-                Anchor::File(t) => {
-                    session.trail_id = t.trail;
-                    true
-                }
-                Anchor::Embedded => false,
-            };
-        }
+    // The strongest of what was found where no version will do.
+    let fault: RefCell<Option<Finding>> = RefCell::default();
+    let options = session.options;
+    let check = |bytes: Vec<u8>| {
+        read_trail(&bytes, options).map_err(|finding| {
+            let detail = finding.detail.clone();
+            let mut fault = fault.borrow_mut();
+            let weaker = |f: &Finding| f.verdict == Verdict::Tampered;
+            if fault.as_ref().is_none_or(weaker) {
+                *fault = Some(finding);
+            }
+            Bad::Invalid(detail)
+        })
     };
-    let outcome = read_trail(&bytes, session.options);
-    match outcome {
-        Ok((trail, id)) => {
+    let (picked, _) = session
+        .pick(&At::key(key), None, MAX_ENVELOPE as u64, &|b| check(b).map(|(trail, id)| ((trail, id), id)));
+    let finding = match picked {
+        Picked::Object((trail, id)) => {
             session.trail_id = id;
             session.trail = Some(trail);
-            true
+            return true;
         }
-        Err(finding) => {
-            let stop = finding.verdict == Verdict::OtherTrail;
-            session.find(finding.at(key));
-            if let Anchor::File(t) = &session.options.anchor {
-                session.trail_id = t.trail;
-                return !stop;
-            }
-            false
+        Picked::Failed => return false,
+        Picked::Missing if session.is_embedded() => {
+            Finding::new(Verdict::Unreadable, "not there: is this a trail?")
         }
+        Picked::Missing => Finding::new(Verdict::Truncated, "not there, and the trust file names its id"),
+        Picked::Archived(_) => Finding::new(Verdict::Unreadable, "archived, which it must never be"),
+        Picked::Invalid(why)
+        | Picked::Unusable(Bad::Invalid(why) | Bad::Unknown(why) | Bad::Malformed(why)) => {
+            fault.into_inner().unwrap_or_else(|| Finding::new(Verdict::Tampered, why))
+        }
+    };
+    let stop = finding.verdict == Verdict::OtherTrail;
+    session.find(finding.at(key));
+    match &session.options.anchor {
+        // Writers can still be judged: the trust file has the id.
+        Anchor::File(t) => {
+            session.trail_id = t.trail;
+            !stop
+        }
+        Anchor::Embedded => false,
     }
 }
 
@@ -328,10 +547,34 @@ fn numbered(text: &str, digits: usize) -> Option<u64> {
     (n.len() == digits && n.bytes().all(|c| c.is_ascii_digit())).then(|| n.parse().ok())?
 }
 
-fn inventory(session: &mut Session<'_>) -> Result<Inventory, StoreError> {
+/// Lists every key, and notes those that have more to them than one version.
+fn list(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
+    let mut keys: Vec<String> = Vec::new();
+    let mut group: Vec<Version> = Vec::new();
+    let mut many = BTreeMap::new();
+    let mut close = |group: &mut Vec<Version>| {
+        if group.len() > 1 || group.iter().any(|v| v.delete_marker) {
+            group.reverse();
+            many.insert(group[0].key.clone(), std::mem::take(group));
+        }
+        group.clear();
+    };
+    list_all_versions(session.store, "", &mut |v| {
+        if keys.last() != Some(&v.key) {
+            close(&mut group);
+            keys.push(v.key.clone());
+        }
+        group.push(v);
+    })?;
+    close(&mut group);
+    session.many = many;
+    Ok(keys)
+}
+
+fn inventory(session: &mut Session<'_>, keys: Vec<String>) -> Inventory {
     let mut inventory = Inventory::default();
     let mut statements = Vec::new();
-    list_all(session.store, "", &mut |key| {
+    for key in keys {
         let parts: Vec<&str> = key.split('/').collect();
         let writer_of = |w: &str| name::split_writer(w).is_some();
         match parts[..] {
@@ -352,14 +595,14 @@ fn inventory(session: &mut Session<'_>) -> Result<Inventory, StoreError> {
             ["log" | "anchors", ..] => {}
             _ => inventory.foreign.push(key),
         }
-    })?;
+    }
     for (kind, file, key) in statements {
         match operator_statement(session, &kind, &file, &key) {
             Ok(()) => {}
             Err(detail) => session.find(Finding::new(Verdict::Foreign, detail).at(key)),
         }
     }
-    Ok(inventory)
+    inventory
 }
 
 /// An operator's statement, if it is one.
@@ -368,23 +611,28 @@ fn operator_statement(session: &mut Session<'_>, kind: &str, file: &str, key: &s
         // Types that later releases read.
         return Ok(());
     }
-    let bytes = match session.read(key, MAX_ENVELOPE as u64) {
-        Read::Bytes(b) => b,
-        Read::Failed => return Ok(()),
-        Read::Missing | Read::TooLarge(_) => return Err("no statement".to_owned()),
-    };
-    let envelope = Envelope::parse(&bytes).map_err(|e| e.to_string())?;
-    if file.strip_suffix(".json") != Some(&envelope.statement_hash().to_string()) {
-        return Err("its name is not its statement hash".to_owned());
-    }
     let operators = session.trail.as_ref().map(|t| t.operators.clone()).unwrap_or_default();
-    let signed = operators
-        .iter()
-        .filter_map(|k| PublicKey::from_base64(k).ok())
-        .any(|k| envelope.verify(&[&k]).is_ok());
-    if !signed {
-        return Err("no operator of the trail signed it".to_owned());
-    }
+    let (picked, _) = session.pick(&At::key(key), None, MAX_ENVELOPE as u64, &|bytes| {
+        let envelope = Envelope::parse(&bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
+        let hash = envelope.statement_hash();
+        if file.strip_suffix(".json") != Some(&hash.to_string()) {
+            return Err(Bad::Invalid("its name is not its statement hash".to_owned()));
+        }
+        let signed = operators
+            .iter()
+            .filter_map(|k| PublicKey::from_base64(k).ok())
+            .any(|k| envelope.verify(&[&k]).is_ok());
+        if !signed {
+            return Err(Bad::Invalid("no operator of the trail signed it".to_owned()));
+        }
+        Ok((envelope, hash))
+    });
+    let envelope = match picked {
+        Picked::Object(envelope) => envelope,
+        Picked::Failed => return Ok(()),
+        Picked::Invalid(why) => return Err(why),
+        Picked::Missing | Picked::Archived(_) | Picked::Unusable(_) => return Err("no statement".to_owned()),
+    };
     let id = session.trail_id;
     if kind == Retirement::KIND {
         let r: Retirement = statement::read(&envelope).map_err(|e| e.to_string())?;
@@ -438,17 +686,16 @@ fn check_certificates(session: &Session<'_>, checked: &[writer::Summary]) {
     for summary in checked {
         for digest in &summary.certificates {
             let key = name::certificate_key(digest);
-            match session.read(&key, 1 << 20) {
-                Read::Bytes(b) if sha256(&b) == *digest => {}
-                Read::Bytes(_) | Read::TooLarge(_) => session.find(
+            match session.named(&key, Some(&summary.writer), digest, 1 << 20).0 {
+                Picked::Object(_) | Picked::Failed => {}
+                Picked::Invalid(_) | Picked::Unusable(_) | Picked::Archived(_) => session.find(
                     Finding::new(Verdict::Tampered, "its digest is not its name").at(key).of(&summary.writer),
                 ),
-                Read::Missing => session.find(
+                Picked::Missing => session.find(
                     Finding::new(Verdict::Gap, "a certificate that a statement names is missing")
                         .at(key)
                         .of(&summary.writer),
                 ),
-                Read::Failed => {}
             }
         }
     }
@@ -476,7 +723,7 @@ fn check_objects(session: &Session<'_>, tasks: &[Task], stats: &mut Stats, progr
                     if let Some((n, span)) = check_object(session, task, progress) {
                         records.fetch_add(n, Ordering::Relaxed);
                         if let Some(span) = span {
-                            let mut o = observed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                            let mut o = observed.lock().unwrap_or_else(PoisonError::into_inner);
                             o.insert((task.header.writer.clone(), task.header.batch), span);
                         }
                     }
@@ -486,7 +733,7 @@ fn check_objects(session: &Session<'_>, tasks: &[Task], stats: &mut Stats, progr
     });
     stats.records = records.load(Ordering::Relaxed);
     // `observed_at` never decreases within a writer, across batches too.
-    let observed = observed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let observed = observed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (((w, _), (_, last)), ((w2, b2), (first, _))) in observed.iter().zip(observed.iter().skip(1)) {
         if w == w2 && first < last {
             session.find(
@@ -508,32 +755,43 @@ fn check_object(
     let object = h.object.as_ref()?;
     let (first, last) = (h.events.first_sequence, h.events.first_sequence + h.events.count.saturating_sub(1));
     let finding = |v, d: String| Finding::new(v, d).at(&task.key).of(&h.writer).sequences(first, last);
-    let (read, head) = session.read_with_head(&task.key, object.bytes.min(waxseal_events::MAX_OBJECT));
-    let bytes = match read {
-        Read::Bytes(b) => b,
-        Read::Missing if session.options.now > h.retain_until => {
+    let limit = object.bytes.min(waxseal_events::MAX_OBJECT);
+    let at = At { bytes: Some(object.bytes), ..At::key(&task.key) };
+    let (picked, head) = session.pick(&at, Some(&h.writer), limit, &|bytes| {
+        if bytes.len() as u64 != object.bytes {
+            return Err(Bad::Invalid(format!("{} bytes; the header says {}", bytes.len(), object.bytes)));
+        }
+        match sha256(&bytes) {
+            d if d == object.sha256 => Ok((bytes, d)),
+            _ => Err(Bad::Invalid("its digest is not the one in the signed header".to_owned())),
+        }
+    });
+    let bytes = match picked {
+        Picked::Object(b) => b,
+        Picked::Missing if session.options.now > h.retain_until => {
             session.find(finding(
                 Verdict::Expired,
                 format!("gone after its retention ended at {}", h.retain_until),
             ));
             return None;
         }
-        Read::Missing => {
+        Picked::Missing => {
             session
                 .find(finding(Verdict::Gap, "the events object that the header names is missing".to_owned()));
             return None;
         }
-        Read::TooLarge(n) => {
-            session.find(finding(Verdict::Tampered, format!("{n} bytes; the header says {}", object.bytes)));
+        Picked::Invalid(why) => {
+            session.find(finding(Verdict::Tampered, why));
             return None;
         }
-        Read::Failed => return None,
+        Picked::Archived(at) => {
+            progress.advance(object.bytes);
+            check_archived(session, task, &at, &finding);
+            return None;
+        }
+        Picked::Failed | Picked::Unusable(_) => return None,
     };
     progress.advance(bytes.len() as u64);
-    if sha256(&bytes) != object.sha256 || bytes.len() as u64 != object.bytes {
-        session.find(finding(Verdict::Tampered, "its digest is not the one in the signed header".to_owned()));
-        return None;
-    }
     session.check_retention(&task.key, &h.writer, head, h.retain_until);
     if session.options.quick {
         return Some((0, None));
@@ -549,4 +807,44 @@ fn check_object(
             None
         }
     }
+}
+
+/// Restored objects stay readable so long.
+const RESTORED_DAYS: u16 = 7;
+
+/// An events object that cannot be read before it is restored: what the store says of it against the header.
+fn check_archived(session: &Session<'_>, task: &Task, at: &At, finding: &dyn Fn(Verdict, String) -> Finding) {
+    let h = &task.header;
+    let Some(object) = &h.object else { return };
+    let head = match session.store.head(at) {
+        Ok(Some(head)) => head,
+        Ok(None) => return session.find(finding(Verdict::Gap, "listed, and not there".to_owned())),
+        Err(e) => return session.find(finding(Verdict::Unreadable, e.to_string())),
+    };
+    let class = head.class.clone().unwrap_or_default();
+    if head.bytes != object.bytes || head.sha256.is_some_and(|d| d != object.sha256) {
+        return session.find(finding(
+            Verdict::Tampered,
+            format!("archived ({class}), and the digest or size that the store keeps is not the header's"),
+        ));
+    }
+    if head.sha256.is_none() {
+        return session.find(finding(
+            Verdict::Unreadable,
+            format!("archived ({class}), and the store keeps no digest of it: restore it to check it"),
+        ));
+    }
+    let mut detail =
+        format!("in {class}: the digest that the store keeps is the header's; its records were not read");
+    if head.restoring {
+        detail.push_str("; a restore is under way");
+    } else if session.options.restore {
+        match session.store.restore(at, RESTORED_DAYS) {
+            Ok(true) => detail.push_str("; a restore was asked for: check again in some hours"),
+            Ok(false) => detail.push_str("; a restore is under way"),
+            Err(e) => session.find(finding(Verdict::Unreadable, e.to_string())),
+        }
+    }
+    session.check_retention(&task.key, &h.writer, Some(head), h.retain_until);
+    session.find(finding(Verdict::Archived, detail));
 }

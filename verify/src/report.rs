@@ -1,6 +1,7 @@
 //! What a verifier says.
 
 use serde::Serialize;
+use waxseal_store::Requests;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::statement::Lock;
 use waxseal_trail::verdict::{Finding, Verdict, exit_status, strongest};
@@ -42,6 +43,9 @@ pub struct Stats {
     pub bytes: u64,
     /// Wall time.
     pub milliseconds: u64,
+    /// Requests to the store; absent where it is a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
     /// Whether records were looked at, or only their objects' digests.
     pub quick: bool,
 }

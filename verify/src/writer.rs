@@ -1,7 +1,8 @@
 //! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
 
-use crate::{Anchor, Inventory, Read, Session, Task, WriterKeys};
+use crate::{Anchor, Bad, Inventory, Picked, Session, Task, WriterKeys};
 use std::collections::{BTreeMap, HashMap};
+use waxseal_store::At;
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
@@ -40,16 +41,6 @@ fn public_keys(keys: &[WriterKey]) -> Result<Vec<PublicKey>, String> {
     keys.iter().map(|k| PublicKey::from_base64(&k.spki).map_err(|e| e.to_string())).collect()
 }
 
-/// Why a statement under a writer's path is not its object.
-enum Bad {
-    /// Not valid: this writer did not say it here.
-    Invalid(String),
-    /// Valid, but for a reader of another version.
-    Unknown(String),
-    /// Valid, but against the page.
-    Malformed(String),
-}
-
 /// Checks a writer's statements and adds its events objects to `tasks`; `None` if it is not trusted.
 pub(crate) fn check(
     session: &Session<'_>,
@@ -60,32 +51,48 @@ pub(crate) fn check(
     let (name, _) = name::split_writer(writer)?;
     let key = name::genesis_key(writer);
     let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
-    let genesis = match session.read(&key, MAX_ENVELOPE as u64) {
-        Read::Bytes(b) => read_genesis(session, writer, &b),
-        Read::TooLarge(n) => Err(Bad::Invalid(format!("{n} bytes are more than a statement may have"))),
-        Read::Missing => {
-            let verdict = if session.trusts_name(name) { Verdict::Truncated } else { Verdict::Foreign };
+    // Of several that are self-consistent, the first that the trust file vouches for; else the first.
+    let check = |trusted: bool| {
+        session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|b| {
+            let (genesis, keys, statement) = read_genesis(session, writer, &b)?;
+            if trusted && !is_trusted(session, name, &genesis, &keys) {
+                return Err(Bad::Invalid("nothing in the trust file vouches for its keys".to_owned()));
+            }
+            Ok(((genesis, keys, statement), statement))
+        })
+    };
+    let picked = match check(session.has_many(&key)).0 {
+        Picked::Invalid(_) if session.has_many(&key) => check(false).0,
+        picked => picked,
+    };
+    let known = session.trusts_name(name);
+    let (genesis, keys, statement) = match picked {
+        Picked::Object(g) => g,
+        Picked::Missing => {
+            // Under a lock what was there is there.
+            let verdict = if known && !session.is_locked() { Verdict::Truncated } else { Verdict::Foreign };
             session.find(finding(
                 verdict,
                 "not there, and without it nothing of this writer can be judged".to_owned(),
             ));
             return None;
         }
-        Read::Failed => return None,
-    };
-    let (genesis, keys, statement) = match genesis {
-        Ok(g) => g,
-        Err(Bad::Invalid(d)) => {
-            let verdict = if session.trusts_name(name) { Verdict::Tampered } else { Verdict::Foreign };
+        Picked::Failed => return None,
+        Picked::Invalid(d) | Picked::Unusable(Bad::Invalid(d)) => {
+            let verdict = if known && !session.is_locked() { Verdict::Tampered } else { Verdict::Foreign };
             session.find(finding(verdict, d));
             return None;
         }
-        Err(Bad::Unknown(d)) => {
+        Picked::Unusable(Bad::Unknown(d)) => {
             session.find(finding(Verdict::UnknownFormat, d));
             return None;
         }
-        Err(Bad::Malformed(d)) => {
+        Picked::Unusable(Bad::Malformed(d)) => {
             session.find(finding(Verdict::Inconsistent, d));
+            return None;
+        }
+        Picked::Archived(_) => {
+            session.find(finding(Verdict::Unreadable, "archived, which it must never be".to_owned()));
             return None;
         }
     };
@@ -104,7 +111,8 @@ pub(crate) fn check(
         statements: BTreeMap::new(),
         genesis_statement: statement,
         retired: session.retirements.iter().any(|r| r.writer == writer),
-        next_batch: have.batches.last().map_or(0, |b| b + 1),
+        // In a bucket, anybody may have written under higher numbers.
+        next_batch: if session.store.has_versions() { 0 } else { have.batches.last().map_or(0, |b| b + 1) },
     };
     let mut in_force = vec![InForce { number: 0, from_batch: 0, keys, statement }];
     let after = key_statements(session, writer, have, &mut in_force, &mut summary);
@@ -150,36 +158,20 @@ fn read_genesis(
     let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
     let keys: Vec<WriterKey> = serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
     let keys = public_keys(&keys).map_err(Bad::Invalid)?;
-    place(session, &envelope, Writer::KIND, writer, &loose, None)?;
+    place(session, &envelope, Writer::KIND, writer, None)?;
     envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| invalid(&e))?;
     let payload = payload::<Writer>(&envelope)?;
     Ok((payload, keys, envelope.statement_hash()))
 }
 
-/// Whether payload type, trail, writer and number fit the path.
 fn place(
     session: &Session<'_>,
     envelope: &Envelope,
     kind: &str,
     writer: &str,
-    loose: &serde_json::Value,
     number: Option<(&str, u64)>,
 ) -> Result<(), Bad> {
-    if envelope.payload_type != waxseal_trail::envelope::payload_type(kind) {
-        return Err(Bad::Invalid(format!("its payload type is {:?}", envelope.payload_type)));
-    }
-    if loose["trail"].as_str() != Some(&session.trail_id.to_string()) {
-        return Err(Bad::Invalid("it is of another trail".to_owned()));
-    }
-    if loose["writer"].as_str() != Some(writer) {
-        return Err(Bad::Invalid(format!("it is of writer {}", loose["writer"])));
-    }
-    match number {
-        Some((member, n)) if loose[member].as_u64() != Some(n) => {
-            Err(Bad::Invalid(format!("it is number {} under the name of {n}", loose[member])))
-        }
-        _ => Ok(()),
-    }
+    statement::check_place(envelope, kind, &session.trail_id, writer, number).map_err(Bad::Invalid)
 }
 
 fn payload<P: Payload>(envelope: &Envelope) -> Result<P, Bad> {
@@ -196,8 +188,9 @@ fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[Publi
     if trust.pins_one_of(name, keys) {
         return true;
     }
-    let stored = |digest: &Hash| match session.read(&name::certificate_key(digest), 1 << 20) {
-        Read::Bytes(b) if waxseal_trail::hash::sha256(&b) == *digest => Some(b),
+    let stored = |digest: &Hash| match session.named(&name::certificate_key(digest), None, digest, 1 << 20).0
+    {
+        Picked::Object(b) => Some(b),
         _ => None,
     };
     let chains: Vec<(PublicKey, Vec<Vec<u8>>)> = keys
@@ -232,35 +225,48 @@ fn key_statements(
         let key = name::keys_key(writer, number);
         let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
         let Some(old) = in_force.last() else { break };
-        let bytes = match session.read(&key, MAX_ENVELOPE as u64) {
-            Read::Bytes(b) => b,
-            Read::Missing => {
-                session
-                    .find(finding(Verdict::Gap, "a key statement is missing below a later one".to_owned()));
-                break;
-            }
-            Read::TooLarge(n) => {
-                session.find(finding(
-                    Verdict::Tampered,
-                    format!("{n} bytes are more than a statement may have"),
-                ));
-                break;
-            }
-            Read::Failed => break,
-        };
-        let read = (|| {
+        let (picked, _) = session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|bytes| {
             let invalid = |e: &dyn std::fmt::Display| Bad::Invalid(e.to_string());
             let envelope = Envelope::parse(&bytes).map_err(|e| invalid(&e))?;
             let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-            place(session, &envelope, Keys::KIND, writer, &loose, Some(("number", number)))?;
+            place(session, &envelope, Keys::KIND, writer, Some(("number", number)))?;
             let new: Vec<WriterKey> =
                 serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
             let new = public_keys(&new).map_err(Bad::Invalid)?;
             let fresh = new.iter().filter(|k| !old.keys.contains(k));
             let signers: Vec<&PublicKey> = old.keys.iter().chain(fresh).collect();
             envelope.verify(&signers).map_err(|e| invalid(&e))?;
-            Ok((payload::<Keys>(&envelope)?, new, envelope.statement_hash()))
-        })();
+            let statement = envelope.statement_hash();
+            Ok(((payload::<Keys>(&envelope)?, new, statement), statement))
+        });
+        let read = match picked {
+            Picked::Object(read) => Ok(read),
+            Picked::Missing if session.is_locked() => {
+                // Under a lock what was there is there: nobody signed the number before.
+                session.find(finding(
+                    Verdict::Foreign,
+                    "a later number is there, and this one never was".to_owned(),
+                ));
+                break;
+            }
+            Picked::Missing => {
+                session
+                    .find(finding(Verdict::Gap, "a key statement is missing below a later one".to_owned()));
+                break;
+            }
+            // Written by whoever may write there; ours goes beside it when there is one.
+            Picked::Invalid(d) if session.store.has_versions() => {
+                session.find(finding(Verdict::Foreign, d));
+                break;
+            }
+            Picked::Invalid(d) => Err(Bad::Invalid(d)),
+            Picked::Unusable(bad) => Err(bad),
+            Picked::Archived(_) => {
+                session.find(finding(Verdict::Unreadable, "archived, which it must never be".to_owned()));
+                break;
+            }
+            Picked::Failed => break,
+        };
         match read {
             Ok((payload, keys, statement)) => {
                 if payload.previous != old.statement {
@@ -279,7 +285,7 @@ fn key_statements(
                 in_force.push(InForce { number, from_batch, keys, statement });
             }
             Err(bad) => {
-                report(session, bad, &finding);
+                session.find(to_finding(bad, &finding));
                 break;
             }
         }
@@ -287,13 +293,16 @@ fn key_statements(
     after
 }
 
-fn report(session: &Session<'_>, bad: Bad, finding: &dyn Fn(Verdict, String) -> Finding) {
-    session.find(match bad {
+fn to_finding(bad: Bad, finding: &dyn Fn(Verdict, String) -> Finding) -> Finding {
+    match bad {
         Bad::Invalid(d) => finding(Verdict::Tampered, d),
         Bad::Unknown(d) => finding(Verdict::UnknownFormat, d),
         Bad::Malformed(d) => finding(Verdict::Inconsistent, d),
-    });
+    }
 }
+
+/// So many headers are read at once.
+const AHEAD: usize = 128;
 
 fn headers(
     session: &Session<'_>,
@@ -308,7 +317,9 @@ fn headers(
     let mut linked = true;
     let mut next_by = Some(summary.genesis.next_by);
     let end = have.batches.last().map_or(0, |b| b + 1);
-    let mut number = 0;
+    let (mut number, mut ahead) = (0, 0);
+    // Missing and invalid headers since the last valid one.
+    let mut faults: Vec<Finding> = Vec::new();
     while number < end {
         let key = name::batch_key(writer, number);
         let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
@@ -324,45 +335,57 @@ fn headers(
             if linked {
                 f = f.sequences(first, first);
             }
-            session.find(f);
+            faults.push(f);
             linked = false;
             number = until;
             continue;
         };
+        if number >= ahead {
+            let wanted: Vec<String> =
+                have.batches.range(number..).take(AHEAD).map(|n| name::batch_key(writer, *n)).collect();
+            ahead = have.batches.range(number..).nth(AHEAD).copied().unwrap_or(end);
+            session.read_ahead(&wanted, MAX_ENVELOPE as u64);
+        }
         number += 1;
-        let (read, head) = session.read_with_head(&key, MAX_ENVELOPE as u64);
-        let bytes = match read {
-            Read::Bytes(b) => b,
-            Read::TooLarge(n) => {
-                session.find(finding(
-                    Verdict::Tampered,
-                    format!("{n} bytes are more than a statement may have"),
-                ));
+        let (picked, head) = session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|bytes| {
+            let (header, statement) = read_header(session, writer, number - 1, keys, &bytes)?;
+            Ok(((header, statement), statement))
+        });
+        let bad = match picked {
+            Picked::Object(found) => Ok(found),
+            Picked::Missing => {
+                faults.push(finding(Verdict::Gap, "the store lists it and does not have it".to_owned()));
                 linked = false;
                 continue;
             }
-            Read::Missing => {
-                session.find(finding(Verdict::Gap, "the store lists it and does not have it".to_owned()));
+            Picked::Archived(_) => {
+                session.find(finding(Verdict::Unreadable, "archived, which it must never be".to_owned()));
                 linked = false;
                 continue;
             }
-            Read::Failed => {
+            Picked::Failed => {
                 linked = false;
                 continue;
             }
+            Picked::Invalid(d) => Err(Bad::Invalid(d)),
+            Picked::Unusable(bad) => Err(bad),
         };
-        let (header, statement) = match read_header(session, writer, number - 1, keys, &bytes) {
+        let (header, statement) = match bad {
             Ok(h) => h,
             Err(bad) => {
                 let lost = before.as_ref().map(|b| b.events.first_sequence + b.events.count);
-                report(session, bad, &|v, d| match lost {
-                    Some(s) if linked => finding(v, d).sequences(s, s),
-                    _ => finding(v, d),
+                let f = to_finding(bad, &finding);
+                faults.push(match lost {
+                    Some(s) if linked => f.sequences(s, s),
+                    _ => f,
                 });
                 linked = false;
                 continue;
             }
         };
+        // A later one makes them what they are.
+        faults.drain(..).for_each(|f| session.find(f));
+        summary.next_batch = summary.next_batch.max(header.batch + 1);
         if linked {
             link(session, summary, before.as_ref(), &header, &finding);
         }
@@ -398,6 +421,15 @@ fn headers(
         before = Some(header);
         linked = true;
     }
+    for f in faults {
+        // Anybody who may write can write under the next numbers of a bucket, and what was locked there is there: above
+        // the last valid header nothing is missing, and what is not valid is nobody's.
+        match (session.store.has_versions(), f.verdict) {
+            (true, Verdict::Gap) => {}
+            (true, Verdict::Tampered) => session.find(Finding { verdict: Verdict::Foreign, ..f }),
+            _ => session.find(f),
+        }
+    }
     let last_key =
         before.as_ref().map_or_else(|| name::genesis_key(writer), |b| name::batch_key(writer, b.batch));
     let finding = |v, d: String| Finding::new(v, d).at(&last_key).of(writer);
@@ -429,7 +461,7 @@ fn read_header(
 ) -> Result<(Batch, Hash), Bad> {
     let envelope = Envelope::parse(bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
     let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-    place(session, &envelope, Batch::KIND, writer, &loose, Some(("batch", number)))?;
+    place(session, &envelope, Batch::KIND, writer, Some(("batch", number)))?;
     envelope.verify(&keys.keys.iter().collect::<Vec<_>>()).map_err(|e| Bad::Invalid(e.to_string()))?;
     if let Some(columns) = loose["events"]["columns"].as_u64().filter(|c| *c != statement::COLUMNS) {
         return Err(Bad::Unknown(format!("columns {columns} are not known to this version")));

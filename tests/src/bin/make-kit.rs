@@ -218,7 +218,7 @@ fn write_good(
             None => at(4000 + 2555 * 86_400),
         };
         store
-            .put_if_absent(key, bytes, &sha256(bytes), &Retain { lock: Lock::None, until })
+            .put_if_absent(key, &bytes.clone().into(), &sha256(bytes), &Retain { lock: Lock::None, until })
             .expect("writable");
     }
     let _ = std::fs::remove_dir_all(dir.join(".tmp"));
