@@ -3,9 +3,10 @@
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Deserialize;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use waxseal_sink::config::{Size, Span};
 
 const DAY: f64 = 86_400.0;
@@ -112,7 +113,29 @@ impl Cost {
         Year { headers, objects, bytes, object_bytes: stored / objects + OBJECT }
     }
 
+    /// With everything else as it is by default.
+    pub(crate) fn of(nodes: u32, rate: f64, retention: Span, prices: Option<PathBuf>) -> Cost {
+        Cost {
+            nodes,
+            rate,
+            aggregators: 3,
+            retention,
+            max_age: Span(Duration::from_secs(300)),
+            max_events: 100_000,
+            max_bytes: Size(32 << 20),
+            heartbeat: Span(Duration::from_secs(900)),
+            record_bytes: 1050,
+            stored_bytes: 245,
+            prices,
+        }
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        self.print(&mut std::io::stdout().lock())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(crate) fn print(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         ensure!(self.nodes > 0 && self.aggregators > 0, "--nodes and --aggregators: at least 1");
         ensure!(self.rate.is_finite() && self.rate >= 0.0, "--rate: events a second");
         ensure!(self.record_bytes > 0 && self.max_events > 0 && self.max_bytes.0 > 0, "sizes: at least 1");
@@ -129,7 +152,6 @@ impl Cost {
         });
         let prices = prices.transpose()?;
         let years = self.retention.0.as_secs_f64() / YEAR;
-        let mut out = std::io::stdout().lock();
         writeln!(
             out,
             "{} nodes, {} events/s together, each event kept {:.2} years",
@@ -160,7 +182,7 @@ impl Cost {
             "\nHeaders and footers are reckoned at {HEADER} and {OBJECT} bytes. Reads, the log and its anchors, \
              replication and KMS are not in it."
         )?;
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 

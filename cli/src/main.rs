@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod canonicalize;
 mod cost;
 mod generate;
+mod hold;
 mod init;
 mod keys;
 mod show;
@@ -26,9 +28,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Init(init::Init),
+    Bucket(bucket::Bucket),
     Keys(keys::Keys),
     Verify(verify::Verify),
     Show(show::Show),
+    Hold(hold::Hold),
     Tree(tree::Tree),
     Generate(generate::Generate),
     Canonicalize(canonicalize::Canonicalize),
@@ -38,9 +42,11 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Init(c) => c.run(),
+        Command::Bucket(c) => c.run(),
         Command::Keys(c) => c.run(),
         Command::Verify(c) => c.run(),
         Command::Show(c) => c.run(),
+        Command::Hold(c) => c.run(),
         Command::Tree(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Canonicalize(c) => c.run(),
