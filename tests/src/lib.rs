@@ -7,3 +7,4 @@ pub mod forge;
 pub mod fuzz;
 pub mod kit;
 pub mod process;
+pub mod s3;
