@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 memory kit deny fuzz
 
 all: build
 
@@ -47,6 +47,11 @@ bench:
 bench-intake:
 	$(CARGO) build --locked --release --workspace
 	"$(CARGO_TARGET_DIR)/release/bench-intake" $(EVENTS)
+
+# Writing to a bucket beside writing to a directory, and how often a bucket is asked.
+bench-s3:
+	$(CARGO) build --locked --release --workspace
+	"$(CARGO_TARGET_DIR)/release/bench-s3"
 
 # Makes conformance/ and the example of docs/format.md anew.
 kit:
