@@ -170,6 +170,8 @@ impl Session<'_> {
         if !self.many.contains_key(&at.key) {
             let read = match self.fetch(at, limit) {
                 Err(e) if e.kind == Kind::Archived => return (Picked::Archived(at.clone()), None),
+                // S3 says this too of what is not there, to those who may only list below a prefix.
+                Err(e) if e.kind == Kind::Permission && self.store.has_versions() => None,
                 Err(e) => {
                     self.unreadable(&at.key, writer, &e);
                     return (Picked::Failed, None);
