@@ -12,7 +12,7 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumMode, ExpirationStatus, LifecycleRule, ObjectLockEnabled, ObjectLockMode,
-    ObjectLockRetention, ObjectLockRetentionMode, TransitionStorageClass,
+    ObjectLockRetention, ObjectLockRetentionMode, ReplicationRuleStatus, TransitionStorageClass,
 };
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_types::date_time::Format;
@@ -293,8 +293,17 @@ impl Bucket {
             Value::Null => Vec::new(),
             one => vec![one.clone()],
         };
+        // What is denied to everybody, for every object of the trail.
+        let object = format!("arn:aws:s3:::{}/{}batches/x", self.settings.bucket, self.settings.prefix);
+        let covered = |s: &Value| {
+            let reaches = match &s["NotResource"] {
+                Value::Null => texts(&s["Resource"]).iter().any(|r| covers(r, &object)),
+                not => !texts(not).iter().any(|r| covers(r, &object)),
+            };
+            reaches && texts(&s["Action"]).iter().any(|a| covers(a, "s3:PutObject"))
+        };
         let denies = |all: &[Value], test: &dyn Fn(&Value) -> bool| {
-            all.iter().any(|s| s["Effect"] == "Deny" && is_everyone(&s["Principal"]) && test(s))
+            all.iter().any(|s| s["Effect"] == "Deny" && is_everyone(&s["Principal"]) && covered(s) && test(s))
         };
         let tls = denies(&all, &|s| {
             texts(&s["Condition"]["Bool"]["aws:SecureTransport"]).iter().any(|t| t == "false")
@@ -307,7 +316,8 @@ impl Bucket {
             };
             c.say("tls", state, says);
         }
-        let cap = all.iter().filter(|s| s["Effect"] == "Deny").find_map(|s| {
+        let denied = |s: &&Value| s["Effect"] == "Deny" && is_everyone(&s["Principal"]) && covered(s);
+        let cap = all.iter().filter(denied).find_map(|s| {
             let condition = &s["Condition"]["NumericGreaterThan"]["s3:object-lock-remaining-retention-days"];
             texts(condition).first()?.parse::<u64>().ok()
         });
@@ -331,6 +341,9 @@ impl Bucket {
                 if is_everyone(&s["Principal"]) { "everyone".to_owned() } else { s["Principal"].to_string() };
             if is_everyone(&s["Principal"]) && s["Condition"].is_null() {
                 bad.push(format!("{sid}: allows everyone"));
+            }
+            if !s["NotPrincipal"].is_null() {
+                bad.push(format!("{sid}: NotPrincipal allows everyone who is not named"));
             }
             if !s["NotAction"].is_null() {
                 bad.push(format!("{sid}: NotAction allows {who} what nobody listed"));
@@ -416,7 +429,7 @@ impl Bucket {
                 "none (a replica outside this account survives its owner)",
             );
         };
-        for rule in config.rules() {
+        for rule in config.rules().iter().filter(|r| r.status() == &ReplicationRuleStatus::Enabled) {
             let Some(target) = rule.destination().map(|d| d.bucket()) else { continue };
             let name = target.rsplit(':').next().unwrap_or(target);
             let asked = self.client.get_object_lock_configuration().bucket(name).send().await;

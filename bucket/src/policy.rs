@@ -10,7 +10,7 @@
 //! Nobody may delete, and nobody may lock for longer than the cap.
 
 use serde_json::{Value, json};
-use waxseal_store::s3::Settings;
+use waxseal_store::s3::{Encryption, Settings};
 
 /// A role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,17 @@ pub fn statements(s: &Settings, role: Role) -> Vec<Value> {
 
 /// A policy to attach to a role.
 pub fn role_policy(s: &Settings, role: Role) -> Value {
-    json!({"Version": "2012-10-17", "Statement": statements(s, role)})
+    let mut all = statements(s, role);
+    if let Encryption::Kms { key: Some(key), .. } = &s.encryption
+        && key.starts_with("arn:")
+    {
+        let mut actions = vec!["kms:Decrypt"];
+        if !role.writes().is_empty() {
+            actions.push("kms:GenerateDataKey");
+        }
+        all.push(json!({"Sid": "WaxsealKey", "Effect": "Allow", "Action": actions, "Resource": key}));
+    }
+    json!({"Version": "2012-10-17", "Statement": all})
 }
 
 /// The statements of the bucket's own policy: for everybody, and for the principals of each role. `cap`: days that
@@ -214,6 +224,16 @@ mod tests {
         let node = role_policy(&s, Role::Node);
         let reads = node["Statement"][1]["Resource"].to_string();
         assert!(!reads.contains("events/") && reads.contains("audit/prod/trail.json"), "{reads}");
+    }
+
+    #[test]
+    fn a_key_of_ones_own_is_the_roles_business_and_not_the_buckets() {
+        let s = Settings::parse("audit/prod?kms_key=arn:aws:kms:eu-central-1:1:key/2").unwrap();
+        assert!(role_policy(&s, Role::Node).to_string().contains("kms:GenerateDataKey"));
+        let reader = role_policy(&s, Role::Reader).to_string();
+        assert!(reader.contains("kms:Decrypt") && !reader.contains("GenerateDataKey"), "{reader}");
+        let bucket = bucket_statements(&s, 10, true, &[(Role::Node, vec!["arn:aws:iam::1:role/n".into()])]);
+        assert!(!format!("{bucket:?}").contains("kms:"));
     }
 
     #[test]
