@@ -136,6 +136,35 @@ fn short_trail(server: &Server, bucket: &str) -> Site {
     waxseal_e2e::s3::replace_trail(&site, clock.now());
     let yaml = std::fs::read_to_string(site.path("sink.yaml")).unwrap();
     std::fs::write(site.path("sink.yaml"), yaml.replace("retention: 30d", "retention: 1d")).unwrap();
+    std::fs::create_dir_all(site.path("state")).unwrap();
+    seal_some(&site, clock.clone());
+    // Another key, with a certificate: a key statement and a certificate are written.
+    let p = |name: &str| site.path(name).display().to_string();
+    // Nobody pins it: the first key vouches for it.
+    std::fs::copy(site.path("keys/trust.yaml"), site.path("other.yaml")).unwrap();
+    let generate = ["keys", "generate", "--algorithm", "ed25519", "--out", &p("second"), "--name", "node-1"];
+    let out = site.waxseal(&[&generate[..], &["--trust", &p("other.yaml")]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let pem = std::fs::read_to_string(site.path("second/signing.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&pem).unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    std::fs::write(site.path("second/tls.crt"), certificate.pem()).unwrap();
+    let yaml = std::fs::read_to_string(site.path("sink.yaml")).unwrap();
+    let old = format!("  - key: file:{}\n", p("writer/signing.key"));
+    let new = format!(
+        "  - key: file:{}\n    certificate: {}\n    previous: file:{}\n",
+        p("second/signing.key"),
+        p("second/tls.crt"),
+        p("writer/signing.key")
+    );
+    assert!(yaml.contains(&old), "{yaml}");
+    std::fs::write(site.path("sink.yaml"), yaml.replace(&old, &new)).unwrap();
+    seal_some(&site, clock);
+    site
+}
+
+/// A sink in this process, with a clock of its own: fifty events, and its end.
+fn seal_some(site: &Site, clock: Arc<Behind>) {
     let config = Config::load(&site.path("sink.yaml")).unwrap();
     let cx = Context {
         config: Arc::new(config),
@@ -144,7 +173,6 @@ fn short_trail(server: &Server, bucket: &str) -> Site {
         clock,
         machine: "m".into(),
     };
-    std::fs::create_dir_all(site.path("state")).unwrap();
     let pipeline = Pipeline::start(cx, Filters::default()).unwrap();
     let (mut converter, mut events) = (Converter::default(), Events::default());
     (0..50).for_each(|n| converter.json(format!("{{\"n\":{n}}}").as_bytes(), &mut events));
@@ -153,7 +181,6 @@ fn short_trail(server: &Server, bucket: &str) -> Site {
     let pending = pipeline.submitter().submit(chunk, 1);
     pending.wait().unwrap();
     assert!(pipeline.stop(Duration::from_secs(30)).unwrap(), "it is stored");
-    site
 }
 
 /// The server's own answer to an attempt.
@@ -193,73 +220,75 @@ async fn attempt(s3: &Client, bucket: &str, key: &str, version: &str, what: &str
 
 #[test]
 fn nobody_shortens_or_deletes_before_the_end() {
+    // A minute has to pass at each; at all of them together.
+    let servers = servers();
+    std::thread::scope(|scope| {
+        for server in &servers {
+            scope.spawn(|| locked_until_the_end(server));
+        }
+    });
+}
+
+fn locked_until_the_end(server: &Server) {
     let runtime = runtime();
-    for server in servers() {
-        let s3 = client(&server.endpoint());
-        runtime.block_on(make_bucket(&s3, "locked", true));
-        let begun = Instant::now();
-        let site = short_trail(&server, "locked");
-        let store = store(&site.store);
-        let mut all = Vec::new();
-        waxseal_store::list_all_versions(&*store, "", &mut |v| all.push(v)).unwrap();
-        let kinds = ["trail.json", "writers/", "batches/", "events/"];
-        let mut rows = 0;
-        for kind in kinds {
-            let v = all
-                .iter()
-                .rev()
-                .find(|v| v.key.starts_with(kind))
-                .unwrap_or_else(|| panic!("{kind}: not written"));
-            let (key, version) = (format!("short/{}", v.key), v.id.clone().unwrap());
-            let before = runtime.block_on(read(&s3, "locked", &key, &version));
-            for what in
-                ["delete version", "delete version, bypass", "shorten", "shorten, bypass", "to governance"]
-            {
-                let answer = runtime.block_on(attempt(&s3, "locked", &key, &version, what));
-                let code = answer.expect_err(&format!("{}: {kind}: {what} was allowed", server.name));
-                println!("{:<18} {kind:<11} {what:<23} refused: {code}", server.name);
-                rows += 1;
-            }
-            // Over it there may be a version; the locked one stays what it was.
-            let put = s3.put_object().bucket("locked").key(&key).body(ByteStream::from_static(b"other"));
-            let put = runtime.block_on(
-                put.object_lock_mode(ObjectLockMode::Compliance)
-                    .object_lock_retain_until_date(DateTime::from(SystemTime::now() + Duration::from_secs(5)))
-                    .send(),
-            );
-            let over = put.expect("a version beside it").version_id.unwrap();
-            assert_ne!(over, version);
-            let deleted =
-                runtime.block_on(s3.delete_object().bucket("locked").key(&key).send()).expect("a marker");
-            assert_eq!(deleted.delete_marker, Some(true));
-            assert_eq!(runtime.block_on(read(&s3, "locked", &key, &version)), before);
-            println!(
-                "{:<18} {kind:<11} put over, delete        add versions; the locked one stays",
-                server.name
-            );
+    let s3 = client(&server.endpoint());
+    runtime.block_on(make_bucket(&s3, "locked", true));
+    let begun = Instant::now();
+    let site = short_trail(server, "locked");
+    let store = store(&site.store);
+    let mut all = Vec::new();
+    waxseal_store::list_all_versions(&*store, "", &mut |v| all.push(v)).unwrap();
+    let kinds = ["trail.json", "/genesis.json", "/keys/", "certs/", "batches/", "events/"];
+    let mut rows = 0;
+    for kind in kinds {
+        let v =
+            all.iter().rev().find(|v| v.key.contains(kind)).unwrap_or_else(|| panic!("{kind}: not written"));
+        let (key, version) = (format!("short/{}", v.key), v.id.clone().unwrap());
+        let before = runtime.block_on(read(&s3, "locked", &key, &version));
+        for what in
+            ["delete version", "delete version, bypass", "shorten", "shorten, bypass", "to governance"]
+        {
+            let answer = runtime.block_on(attempt(&s3, "locked", &key, &version, what));
+            let code = answer.expect_err(&format!("{}: {kind}: {what} was allowed", server.name));
+            println!("{:<18} {kind:<13} {what:<23} refused: {code}", server.name);
+            rows += 1;
         }
-        // Before the locks end, all this is visible and harms nothing.
-        let until = begun.elapsed();
-        assert!(
-            until < LOCKED,
-            "{}: too slow to have tried all that before the locks ended: {until:?}",
-            server.name
+        // Over it there may be a version; the locked one stays what it was.
+        let put = s3.put_object().bucket("locked").key(&key).body(ByteStream::from_static(b"other"));
+        let put = runtime.block_on(
+            put.object_lock_mode(ObjectLockMode::Compliance)
+                .object_lock_retain_until_date(DateTime::from(SystemTime::now() + Duration::from_secs(5)))
+                .send(),
         );
-        let (exit, report) = site.verify(&[]);
-        let found = findings(&report);
-        let harmless = |v: &String| matches!(v.as_str(), "FOREIGN" | "SHORT_RETENTION" | "SILENT");
-        assert!(found.iter().all(harmless) && exit < 2, "{}: {report:#}", server.name);
-        let left = LOCKED.saturating_sub(begun.elapsed()) + Duration::from_secs(3);
-        std::thread::sleep(left);
-        for kind in kinds {
-            let v = all.iter().rev().find(|v| v.key.starts_with(kind)).unwrap();
-            let (key, version) = (format!("short/{}", v.key), v.id.clone().unwrap());
-            let answer = runtime.block_on(attempt(&s3, "locked", &key, &version, "delete version"));
-            assert_eq!(answer, Ok(()), "{}: {kind}: after the end", server.name);
-            println!("{:<18} {kind:<11} delete version          allowed after the end", server.name);
-        }
-        println!("{}: {rows} refusals", server.name);
+        let over = put.expect("a version beside it").version_id.unwrap();
+        assert_ne!(over, version);
+        let deleted =
+            runtime.block_on(s3.delete_object().bucket("locked").key(&key).send()).expect("a marker");
+        assert_eq!(deleted.delete_marker, Some(true));
+        assert_eq!(runtime.block_on(read(&s3, "locked", &key, &version)), before);
+        println!("{:<18} {kind:<13} put over, delete        add versions; the locked one stays", server.name);
     }
+    // Before the locks end, all this is visible and harms nothing.
+    let until = begun.elapsed();
+    assert!(
+        until < LOCKED,
+        "{}: too slow to have tried all that before the locks ended: {until:?}",
+        server.name
+    );
+    let (exit, report) = site.verify(&[]);
+    let found = findings(&report);
+    let harmless = |v: &String| matches!(v.as_str(), "FOREIGN" | "SHORT_RETENTION" | "SILENT");
+    assert!(found.iter().all(harmless) && exit < 2, "{}: {report:#}", server.name);
+    let left = LOCKED.saturating_sub(begun.elapsed()) + Duration::from_secs(3);
+    std::thread::sleep(left);
+    for kind in kinds {
+        let v = all.iter().rev().find(|v| v.key.contains(kind)).unwrap();
+        let (key, version) = (format!("short/{}", v.key), v.id.clone().unwrap());
+        let answer = runtime.block_on(attempt(&s3, "locked", &key, &version, "delete version"));
+        assert_eq!(answer, Ok(()), "{}: {kind}: after the end", server.name);
+        println!("{:<18} {kind:<13} delete version          allowed after the end", server.name);
+    }
+    println!("{}: {rows} refusals", server.name);
 }
 
 async fn read(s3: &Client, bucket: &str, key: &str, version: &str) -> Vec<u8> {
