@@ -380,22 +380,14 @@ fn finish(cx: &Context, reason: Reason, old: &mut Epoch) -> Result<(), SinkError
     for intent in intents {
         let own = upload::Own::of(old, intent.header.batch);
         let mut kept = Vec::new();
-        let stored = if ours {
-            match upload::keys_before(cx, old, intent.header.batch)? {
-                Uploaded::Taken(_) => false,
-                Uploaded::Stored(_) => match upload::batch(cx, &own, &intent)? {
-                    Uploaded::Taken(_) => false,
-                    Uploaded::Stored(k) => {
-                        kept = k;
-                        true
-                    }
-                },
+        if ours {
+            if let Uploaded::Taken(_) = upload::keys_before(cx, old, intent.header.batch)? {
+                break;
             }
-        } else {
-            // A header of ours that is in the store is committed, whether or not we had come to note it.
-            upload::is_committed(cx, &own, &intent)?
-        };
-        if !stored {
+            let Uploaded::Stored(stored) = upload::batch(cx, &own, &intent)? else { break };
+            kept = stored;
+        } else if !upload::is_committed(cx, &own, &intent)? {
+            // One that is in the store is committed, whether or not we had come to note it.
             break;
         }
         old.note_stored(cx, &intent.header, intent.statement, kept)?;
@@ -522,6 +514,12 @@ enum End {
     /// Something else lies under a key of ours.
     Taken(String),
     Failed(SinkError),
+}
+
+impl End {
+    fn panicked() -> End {
+        End::Reopen("a thread of the sink panicked, which is a bug".to_owned())
+    }
 }
 
 fn supervise(shared: &Shared, mut epoch: Epoch, mut chain: Chain) -> Result<(), SinkError> {
@@ -652,7 +650,7 @@ fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
                 Err(e) => Err(End::Reopen(format!("no thread can be started: {e}"))),
                 Ok(t) => t.join().unwrap_or_else(|_| {
                     flow.abort(shared);
-                    Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned()))
+                    Err(End::panicked())
                 }),
             };
             // A key that is taken decides over what followed from it.
@@ -676,7 +674,7 @@ fn spawn<'scope>(
     thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
         // A panic must not leave the others going on without this one.
         let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
-            .unwrap_or_else(|_| Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned())));
+            .unwrap_or_else(|_| Err(End::panicked()));
         if end.is_err() {
             flow.abort(shared);
         }
@@ -1065,68 +1063,81 @@ fn store_thread(shared: &Shared, flow: &Flow, rx: &Receiver<Sealed>) -> Result<(
         }
     }
     thread::scope(|scope| {
-        let (mut left, mut open, mut looked) = (VecDeque::from(left), true, false);
-        // Events objects of several batches may be written at once; headers are, one after the other, by this thread.
-        let mut flights: VecDeque<Flight<'_>> = VecDeque::new();
-        let width = shared.cx.store.concurrency();
-        while open || !flights.is_empty() || !left.is_empty() {
-            if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
-                // Each is on disk, and is stored after the next start.
-                return Ok(());
-            }
-            // One more only where its intent is sure to find room, or where nothing is under way that would give some.
-            let room = flights.len() < width && (flights.is_empty() || Epoch::has_reserve(&shared.cx));
-            let mut item = None;
-            if room {
-                item = left.pop_front().map(|intent| (Box::new(intent), None));
-                if item.is_none() && open {
-                    let wait = if flights.is_empty() { 100 } else { 2 };
-                    match rx.recv_timeout(Duration::from_millis(wait)) {
-                        Ok((intent, since)) => {
-                            // From here on this batch is these bytes, whatever happens.
-                            lock(&flow.epoch).write_intent(&shared.cx, &intent).map_err(to_end)?;
-                            item = Some((intent, since));
-                        }
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => open = false,
+        let end = fly(scope, shared, flow, rx, left);
+        // The scope waits for objects on their way, and these for a store that may be away.
+        if end.is_err() {
+            flow.abort(shared);
+        }
+        end
+    })
+}
+
+/// Stores what was left, then what comes: events objects of several batches at once, their headers one after the other.
+fn fly<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    shared: &'scope Shared,
+    flow: &'scope Flow,
+    rx: &Receiver<Sealed>,
+    left: Vec<Intent>,
+) -> Result<(), End> {
+    let (mut left, mut open, mut looked) = (VecDeque::from(left), true, false);
+    let mut flights: VecDeque<Flight<'_>> = VecDeque::new();
+    let width = shared.cx.store.concurrency();
+    while open || !flights.is_empty() || !left.is_empty() {
+        if flow.stopping() || shared.abandon.load(Ordering::Relaxed) {
+            // Each is on disk, and is stored after the next start.
+            return Ok(());
+        }
+        // One more only where its intent is sure to find room, or where nothing is under way that would give some.
+        let room = flights.len() < width && (flights.is_empty() || Epoch::has_reserve(&shared.cx));
+        let mut item = None;
+        if room {
+            item = left.pop_front().map(|intent| (Box::new(intent), None));
+            if item.is_none() && open {
+                let wait = if flights.is_empty() { 100 } else { 2 };
+                match rx.recv_timeout(Duration::from_millis(wait)) {
+                    Ok((intent, since)) => {
+                        // From here on this batch is these bytes, whatever happens.
+                        lock(&flow.epoch).write_intent(&shared.cx, &intent).map_err(to_end)?;
+                        item = Some((intent, since));
                     }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => open = false,
                 }
-            }
-            if let Some((intent, since)) = item {
-                let own = upload::Own::of(&lock(&flow.epoch), intent.header.batch);
-                let look = !looked && intent.object.is_some();
-                looked |= look;
-                let mut flight = Flight { intent: Arc::from(intent), since, own, look, object: None };
-                if width > 1 {
-                    let (intent, own) = (flight.intent.clone(), flight.own.clone());
-                    let upload =
-                        move || patiently(shared, flow, || upload::object(&shared.cx, &own, &intent, look));
-                    flight.object =
-                        thread::Builder::new().name("wax-put".into()).spawn_scoped(scope, upload).ok();
-                }
-                flights.push_back(flight);
-            }
-            let full = flights.len() >= width || !open && left.is_empty();
-            let ready = flights.front().is_some_and(|f| f.object.as_ref().is_none_or(|o| o.is_finished()));
-            if ready && let Some(flight) = flights.pop_front() {
-                if !store(shared, flow, flight)? {
-                    return Ok(());
-                }
-            } else if full {
-                thread::sleep(Duration::from_millis(2));
             }
         }
-        Ok(())
-    })
+        if let Some((intent, since)) = item {
+            let own = upload::Own::of(&lock(&flow.epoch), intent.header.batch);
+            let look = !looked && intent.object.is_some();
+            looked |= look;
+            let mut flight = Flight { intent: Arc::from(intent), since, own, look, object: None };
+            if width > 1 {
+                let (intent, own) = (flight.intent.clone(), flight.own.clone());
+                let upload =
+                    move || patiently(shared, flow, || upload::object(&shared.cx, &own, &intent, look));
+                flight.object =
+                    thread::Builder::new().name("wax-put".into()).spawn_scoped(scope, upload).ok();
+            }
+            flights.push_back(flight);
+        }
+        let ready = flights.front().is_some_and(|f| f.object.as_ref().is_none_or(|o| o.is_finished()));
+        if ready && let Some(flight) = flights.pop_front() {
+            if !store(shared, flow, flight)? {
+                return Ok(());
+            }
+        } else if !(room && open) {
+            // Nobody has waited yet.
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
 }
 
 /// Stores one batch; `false` if it had to be left for another time.
 fn store(shared: &Shared, flow: &Flow, flight: Flight<'_>) -> Result<bool, End> {
     let Flight { intent, since, own, look, object } = flight;
     let uploaded = match object {
-        Some(thread) => thread.join().unwrap_or_else(|_| {
-            Err(End::Reopen("a thread of the sink panicked, which is a bug".to_owned()))
-        })?,
+        Some(thread) => thread.join().unwrap_or_else(|_| Err(End::panicked()))?,
         None => patiently(shared, flow, || upload::object(&shared.cx, &own, &intent, look))?,
     };
     let mut kept = match uploaded {
