@@ -6,7 +6,7 @@
 use crate::{Bucket, Refusal, refusal};
 use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
 use std::collections::{BTreeMap, BTreeSet};
-use waxseal_store::{At, Store, StoreError, list_all_keys};
+use waxseal_store::{At, Store, StoreError, list_all_keys, oldest_version};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::sha256;
 use waxseal_trail::name;
@@ -58,31 +58,13 @@ pub struct Chosen {
     pub shared: Vec<At>,
 }
 
-/// The oldest version under a key that `accept` takes, with its bytes.
-fn version(
-    store: &dyn Store,
-    key: &str,
-    limit: u64,
-    accept: &dyn Fn(&[u8]) -> bool,
-) -> Result<Option<(At, Vec<u8>)>, StoreError> {
-    for v in store.versions(key)?.into_iter().filter(|v| !v.delete_marker) {
-        let at = At { key: v.key, version: v.id, bytes: v.bytes };
-        if let Some(body) = store.read(&at, limit)?.and_then(|o| o.body)
-            && accept(&body)
-        {
-            return Ok(Some((at, body)));
-        }
-    }
-    Ok(None)
-}
-
 fn statement<P: Payload>(
     store: &dyn Store,
     key: &str,
     fits: &dyn Fn(&P) -> bool,
 ) -> Result<Option<(At, P)>, StoreError> {
     let parse = |b: &[u8]| statement::read::<P>(&Envelope::parse(b).ok()?).ok().filter(|p| fits(p));
-    let found = version(store, key, MAX_ENVELOPE as u64, &|b| parse(b).is_some())?;
+    let found = oldest_version(store, key, MAX_ENVELOPE as u64, &|b| parse(b).is_some())?;
     Ok(found.and_then(|(at, bytes)| Some((at, parse(&bytes)?))))
 }
 
@@ -110,7 +92,8 @@ pub fn choose(store: &dyn Store, selection: &Selection) -> Result<Chosen, StoreE
             let versions: Vec<_> = store.versions(&key)?.into_iter().filter(|v| !v.delete_marker).collect();
             let found = match &versions[..] {
                 [one] => Some(At { key: one.key.clone(), version: one.id.clone(), bytes: one.bytes }),
-                _ => version(store, &key, object.bytes, &|b| sha256(b) == object.sha256)?.map(|(at, _)| at),
+                _ => oldest_version(store, &key, object.bytes, &|b| sha256(b) == object.sha256)?
+                    .map(|(at, _)| at),
             };
             chosen.objects.extend(found);
         }
@@ -137,7 +120,9 @@ pub fn choose(store: &dyn Store, selection: &Selection) -> Result<Chosen, StoreE
     }
     for digest in certificates {
         let key = name::certificate_key(&digest);
-        chosen.shared.extend(version(store, &key, 1 << 20, &|b| sha256(b) == digest)?.map(|(at, _)| at));
+        chosen
+            .shared
+            .extend(oldest_version(store, &key, 1 << 20, &|b| sha256(b) == digest)?.map(|(at, _)| at));
     }
     Ok(chosen)
 }

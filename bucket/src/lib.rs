@@ -104,14 +104,5 @@ where
             message: service.message().unwrap_or_default().to_owned(),
         };
     }
-    let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(&e);
-    while let Some(c) = cause {
-        let say = c.to_string();
-        if !text.contains(&say) {
-            text = if text.is_empty() { say } else { format!("{text}: {say}") };
-        }
-        cause = c.source();
-    }
-    Refusal { status: 0, code: text, message: String::new() }
+    Refusal { status: 0, code: s3::causes(&e), message: String::new() }
 }

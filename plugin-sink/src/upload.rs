@@ -150,12 +150,8 @@ impl Parcel<'_> {
             };
             let Some((head, body)) = object.and_then(|o| Some((o.head, o.body?))) else { continue };
             if body == *self.body {
-                let locked = self.retain.lock == Lock::None
-                    || head.retain.is_some_and(|r| {
-                        r.until >= self.retain.until && r.lock.is_as_strong_as(self.retain.lock)
-                    });
                 // The same bytes without their lock are nobody's: a locked version goes beside them.
-                if locked {
+                if self.retain.is_kept_by(head.retain) {
                     return Ok(Found::Ours(Written { version: v.id.clone() }));
                 }
             } else if (self.valid)(&body) {

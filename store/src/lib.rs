@@ -31,6 +31,14 @@ pub struct Retain {
     pub until: Time,
 }
 
+impl Retain {
+    /// Whether what a store has is at least this.
+    pub fn is_kept_by(&self, has: Option<Retain>) -> bool {
+        self.lock == Lock::None
+            || has.is_some_and(|r| r.until >= self.until && r.lock.is_as_strong_as(self.lock))
+    }
+}
+
 /// What came of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Put {
@@ -435,12 +443,25 @@ pub fn oldest(
     limit: u64,
     accept: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(oldest_version(store, key, limit, accept)?.map(|(_, body)| body))
+}
+
+/// [`oldest`], and which version that is.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn oldest_version(
+    store: &dyn Store,
+    key: &str,
+    limit: u64,
+    accept: &dyn Fn(&[u8]) -> bool,
+) -> Result<Option<(At, Vec<u8>)>, StoreError> {
     for v in store.versions(key)?.into_iter().filter(|v| !v.delete_marker) {
         let at = At { key: v.key, version: v.id, bytes: v.bytes };
         if let Some(body) = store.read(&at, limit)?.and_then(|o| o.body)
             && accept(&body)
         {
-            return Ok(Some(body));
+            return Ok(Some((at, body)));
         }
     }
     Ok(None)

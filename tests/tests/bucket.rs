@@ -6,27 +6,10 @@ use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 use waxseal_e2e::process::{Site, bin, post};
-use waxseal_e2e::s3::servers::{Server, ceph, localstack};
-use waxseal_e2e::s3::{client, client_as, credentials, make_bucket};
+use waxseal_e2e::s3::servers::{Server, all as servers, ceph};
+use waxseal_e2e::s3::{client, client_as, credentials, make_bucket, runtime};
 
 const QUICK: &str = "batch: {max_events: 500, max_age: 100ms}\nheartbeat: 1h\n";
-
-fn servers() -> Vec<Server> {
-    let mut found = Vec::new();
-    match ceph() {
-        Some(s) => found.push(s),
-        None => println!("NOT TRIED with Ceph RGW: it cannot be had here"),
-    }
-    match localstack() {
-        Some(s) => found.push(s),
-        None => println!("NOT TRIED with LocalStack: it cannot be had here"),
-    }
-    found
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
 
 fn waxseal(args: &[&str], env: &[(String, String)]) -> (i32, String, String) {
     let mut command = std::process::Command::new(bin("waxseal"));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_committed, free_port, post};
+use waxseal_e2e::process::{Sink, Site, each_committed, free_port, post};
 use waxseal_e2e::s3::double::WRITE_FAULTS;
 use waxseal_e2e::s3::load::{kill_rounds, next};
 use waxseal_e2e::s3::{Double, Fault, credentials, store};
@@ -169,23 +169,28 @@ fn epochs(double: &Double, prefix: &str) -> usize {
     double.keys().iter().filter(|k| k.starts_with(prefix) && k.ends_with("/genesis.json")).count()
 }
 
+/// A sink whose disk went back to how it was a run ago, after it has noticed; 0 to 30 have been sent.
+fn restored(double: &Double, prefix: &str, site: &Site) -> Sink {
+    let sink = site.start();
+    send(site, 0, 10);
+    sink.stop();
+    copy(&site.path("state"), &site.path("snapshot"));
+    let sink = site.start();
+    send(site, 10, 20);
+    sink.stop();
+    std::fs::remove_dir_all(site.path("state")).unwrap();
+    copy(&site.path("snapshot"), &site.path("state"));
+    let sink = site.start();
+    send(site, 20, 30);
+    wait_for("a new epoch", || epochs(double, &format!("{prefix}/")) == 2);
+    sink
+}
+
 #[test]
 fn a_restored_snapshot_and_a_clone_begin_epochs_of_their_own() {
     let double = Double::start();
     let site = site(&double, "fork", "compliance");
-    let sink = site.start();
-    send(&site, 0, 10);
-    sink.stop();
-    copy(&site.path("state"), &site.path("snapshot"));
-    let sink = site.start();
-    send(&site, 10, 20);
-    sink.stop();
-    // The disk comes back as it was.
-    std::fs::remove_dir_all(site.path("state")).unwrap();
-    copy(&site.path("snapshot"), &site.path("state"));
-    let sink = site.start();
-    send(&site, 20, 30);
-    wait_for("a new epoch", || epochs(&double, "fork/") == 2);
+    let sink = restored(&double, "fork", &site);
     send(&site, 30, 40);
     sink.stop();
     // A second sink with a copy of the state, at the same time.
@@ -233,18 +238,7 @@ fn two_sinks_at_one_server_without_conditions() {
     double.behave(|b| b.conditions = false);
     let url = format!("{}&conditional_writes=false", double.url("plain"));
     let site = Site::at(&url, "compliance", credentials(), QUICK);
-    let sink = site.start();
-    send(&site, 0, 10);
-    sink.stop();
-    copy(&site.path("state"), &site.path("snapshot"));
-    let sink = site.start();
-    send(&site, 10, 20);
-    sink.stop();
-    std::fs::remove_dir_all(site.path("state")).unwrap();
-    copy(&site.path("snapshot"), &site.path("state"));
-    let sink = site.start();
-    send(&site, 20, 30);
-    wait_for("a new epoch", || epochs(&double, "plain/") == 2);
+    let sink = restored(&double, "plain", &site);
     sink.stop();
     assert_eq!(numbers(&site), (0..30).collect());
     // Nothing was written twice.

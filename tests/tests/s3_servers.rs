@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use waxseal_e2e::process::{Site, each_committed, post};
 use waxseal_e2e::s3::load::kill_rounds;
 use waxseal_e2e::s3::proxy::Proxy;
-use waxseal_e2e::s3::servers::{Server, ceph, localstack};
-use waxseal_e2e::s3::{client, credentials, make_bucket, store};
+use waxseal_e2e::s3::servers::{Server, all as servers, ceph};
+use waxseal_e2e::s3::{client, credentials, make_bucket, runtime, store};
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Chunk, Redelivery};
 use waxseal_sink::clock::Clock;
@@ -28,24 +28,6 @@ use waxseal_trail::record::{Converter, Events};
 use waxseal_trail::time::Time;
 
 const QUICK: &str = "batch: {max_events: 500, max_age: 100ms}\nheartbeat: 1h\n";
-
-/// Those that can be had; each that cannot is said.
-fn servers() -> Vec<Server> {
-    let mut found = Vec::new();
-    match ceph() {
-        Some(s) => found.push(s),
-        None => println!("NOT TRIED with Ceph RGW: it cannot be had here"),
-    }
-    match localstack() {
-        Some(s) => found.push(s),
-        None => println!("NOT TRIED with LocalStack: it cannot be had here"),
-    }
-    found
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
 
 fn findings(report: &serde_json::Value) -> Vec<String> {
     let all = report["findings"].as_array().cloned().unwrap_or_default();

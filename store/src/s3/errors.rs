@@ -80,6 +80,21 @@ impl Answer {
     }
 }
 
+/// What an error and those below it say, each once.
+pub fn causes(e: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut cause = Some(e);
+    while let Some(c) = cause {
+        let say = c.to_string();
+        // Each says what the one below says, or nothing.
+        if !text.contains(&say) {
+            text = if text.is_empty() { say } else { format!("{text}: {say}") };
+        }
+        cause = c.source();
+    }
+    text
+}
+
 /// A failed call.
 pub(crate) fn failed<E>(operation: &'static str, key: &str, e: SdkError<E, HttpResponse>) -> StoreError
 where
@@ -89,16 +104,7 @@ where
         let kind = answer.kind();
         return StoreError::new(operation, key, kind, io::Error::other(answer.text(kind)));
     }
-    let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(&e);
-    while let Some(c) = cause {
-        let say = c.to_string();
-        // Each says what the one below says, or nothing.
-        if !text.contains(&say) {
-            text = if text.is_empty() { say } else { format!("{text}: {say}") };
-        }
-        cause = c.source();
-    }
+    let text = causes(&e);
     let credentials = ["no providers in chain", "credentials", "identity"].iter().any(|w| text.contains(w));
     let (kind, text) = if credentials {
         (

@@ -8,6 +8,7 @@ mod errors;
 mod settings;
 
 pub use connect::{client, configuration};
+pub use errors::causes;
 pub use settings::{Encryption, Settings};
 
 use crate::{
@@ -50,7 +51,6 @@ const RENEW: Duration = Duration::from_secs(5);
 
 /// A bucket as a write-once store.
 pub struct S3Store {
-    settings: Settings,
     inner: Arc<Inner>,
     abandoned: AtomicBool,
     // Dropped last: what runs in it ends with it.
@@ -148,12 +148,7 @@ impl S3Store {
             renewed: Mutex::new(None),
             counts,
         };
-        Ok(S3Store {
-            settings: settings.clone(),
-            inner: Arc::new(inner),
-            abandoned: AtomicBool::new(false),
-            runtime: Some(runtime),
-        })
+        Ok(S3Store { inner: Arc::new(inner), abandoned: AtomicBool::new(false), runtime: Some(runtime) })
     }
 
     /// Runs on the store's own threads, whatever thread this is: a future must not be waited for on a thread that
@@ -163,10 +158,7 @@ impl S3Store {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let gone = || {
-            let why = io::Error::other("the store's threads have ended");
-            StoreError::new("reach", "", Kind::Unavailable, why)
-        };
+        let gone = || ended("reach", "");
         let (tx, rx) = sync_channel(1);
         let runtime = self.runtime.as_ref().ok_or_else(gone)?;
         runtime.spawn(async move {
@@ -206,9 +198,7 @@ impl S3Store {
         retain: &Retain,
     ) -> Result<Option<Written>, StoreError> {
         let Some(head) = self.head(at)? else { return Ok(None) };
-        let locked = retain.lock == Lock::None
-            || head.retain.is_some_and(|r| r.until >= retain.until && r.lock.is_as_strong_as(retain.lock));
-        if head.bytes != body.len() as u64 || !locked {
+        if head.bytes != body.len() as u64 || !retain.is_kept_by(head.retain) {
             return Ok(None);
         }
         let same = match head.sha256 {
@@ -682,6 +672,11 @@ impl Inner {
     }
 }
 
+fn ended(operation: &'static str, key: &str) -> StoreError {
+    let why = io::Error::other("the store's threads have ended");
+    StoreError::new(operation, key, Kind::Unavailable, why)
+}
+
 fn no_lock() -> io::Error {
     io::Error::other(
         "Object Lock is off there: make the bucket with waxseal bucket init, or the trail with --lock none",
@@ -696,7 +691,7 @@ impl Store for S3Store {
         digest: &Hash,
         retain: &Retain,
     ) -> Result<Put, StoreError> {
-        if !self.settings.conditional_writes {
+        if !self.inner.settings.conditional_writes {
             return self.put_and_look(key, body, digest, retain);
         }
         if let Some(written) = self.put(key, body, digest, retain, true)? {
@@ -734,10 +729,7 @@ impl Store for S3Store {
                 })
                 .collect();
             for (rx, a) in calls.into_iter().zip(some) {
-                out.push(rx.recv().unwrap_or_else(|_| {
-                    let why = io::Error::other("the store's threads have ended");
-                    Err(StoreError::new("read", &a.key, Kind::Unavailable, why))
-                }));
+                out.push(rx.recv().unwrap_or_else(|_| Err(ended("read", &a.key))));
             }
         }
         out
@@ -790,9 +782,7 @@ impl Store for S3Store {
         let Some(head) = self.head(at)? else {
             return unfit("the server said that it was written, and does not have it".to_owned());
         };
-        let locked = retain.lock == Lock::None
-            || head.retain.is_some_and(|r| r.until >= retain.until && r.lock.is_as_strong_as(retain.lock));
-        if !locked {
+        if !retain.is_kept_by(head.retain) {
             let has = head.retain.map_or("no lock".to_owned(), |r| format!("{} until {}", r.lock, r.until));
             return unfit(format!(
                 "asked for {} until {}, and the server has {has}: it cannot hold this trail",
@@ -803,7 +793,7 @@ impl Store for S3Store {
             Some(there) if there != *digest => {
                 unfit(format!("its SHA-256 there is {there}, and {digest} was sent"))
             }
-            None if self.settings.checksums => unfit(
+            None if self.inner.settings.checksums => unfit(
                 "the server keeps no x-amz-checksum-sha256: if that is known and accepted, add checksums=false to the \
                  store's URL"
                     .to_owned(),
@@ -819,7 +809,7 @@ impl Store for S3Store {
         digest: &Hash,
         retain: &Retain,
     ) -> Result<(), StoreError> {
-        if !self.settings.conditional_writes || self.put(key, body, digest, retain, true)?.is_none() {
+        if !self.inner.settings.conditional_writes || self.put(key, body, digest, retain, true)?.is_none() {
             return Ok(());
         }
         let why = io::Error::other(
@@ -830,7 +820,7 @@ impl Store for S3Store {
     }
 
     fn fallbacks(&self) -> Vec<(&'static str, &'static str)> {
-        let s = &self.settings;
+        let s = &self.inner.settings;
         let mut out = Vec::new();
         if !s.conditional_writes {
             out.push((
@@ -854,7 +844,7 @@ impl Store for S3Store {
     }
 
     fn concurrency(&self) -> usize {
-        self.settings.concurrency
+        self.inner.settings.concurrency
     }
 
     fn requests(&self) -> Option<Requests> {
@@ -870,6 +860,6 @@ impl Store for S3Store {
     }
 
     fn place(&self) -> String {
-        self.settings.place()
+        self.inner.settings.place()
     }
 }

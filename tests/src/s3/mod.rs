@@ -33,6 +33,14 @@ pub fn store(url: &str) -> Arc<S3Store> {
     Arc::new(S3Store::open_as(&settings, Some(credentials)).expect("it opens"))
 }
 
+/// Threads for a client's futures.
+///
+/// # Panics
+/// If there are none.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread")
+}
+
 /// A client for a test server.
 pub fn client(endpoint: &str) -> aws_sdk_s3::Client {
     client_as(endpoint, ACCESS, SECRET)

@@ -29,6 +29,18 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("s3").join(path)
 }
 
+/// Those that can be had; each that cannot is said.
+pub fn all() -> Vec<Server> {
+    let mut found = Vec::new();
+    for (name, server) in [("Ceph RGW", ceph()), ("LocalStack", localstack())] {
+        match server {
+            Some(s) => found.push(s),
+            None => println!("NOT TRIED with {name}: it cannot be had here"),
+        }
+    }
+    found
+}
+
 /// Ceph's RADOS gateway with one monitor and one store in memory, as the user who runs the test.
 pub fn ceph() -> Option<Server> {
     let root = PathBuf::from(std::env::var_os("WAXSEAL_CEPH")?);
