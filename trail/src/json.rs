@@ -38,6 +38,16 @@ fn from_utf8(input: &[u8]) -> Result<&str, Fault> {
     simdutf8::compat::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))
 }
 
+/// Appends `text`, which is UTF-8, as a JSON string, escaped as RFC 8785 section 3.2.2.2 has it.
+pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    quote(text.as_bytes(), out);
+}
+
+/// The order of two names in one object: by their UTF-16 code units (RFC 8785 section 3.2.3). Both are UTF-8.
+pub fn compare_names(a: &[u8], b: &[u8]) -> core::cmp::Ordering {
+    utf16_cmp(a, b)
+}
+
 struct Parser<'i, 't> {
     text: &'i str,
     b: &'i [u8],

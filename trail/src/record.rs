@@ -39,7 +39,38 @@ pub enum Member {
     Timestamp,
 }
 
-const NAMES: [&str; 13] = [
+impl Member {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+
+    /// The member at this place of the order; `None` beyond the last.
+    pub fn at(place: usize) -> Option<Member> {
+        ALL.get(place).copied()
+    }
+}
+
+/// How many members [`Member`] has.
+pub const MEMBERS: usize = 13;
+
+const ALL: [Member; MEMBERS] = [
+    Member::Action,
+    Member::Actor,
+    Member::Category,
+    Member::CorrelationId,
+    Member::EventId,
+    Member::EventType,
+    Member::Metadata,
+    Member::RequestId,
+    Member::Resource,
+    Member::Result,
+    Member::Schema,
+    Member::SessionId,
+    Member::Timestamp,
+];
+
+const NAMES: [&str; MEMBERS] = [
     "action",
     "actor",
     "category",
@@ -126,6 +157,14 @@ impl Events {
         }
     }
 
+    /// The `event_type` of event `i` if it is one that the sink wrote itself.
+    pub fn own_type(&self, i: usize) -> Option<&str> {
+        self.own(i)?;
+        let text =
+            core::str::from_utf8(part(&self.text, self.list[i].ranges[Member::EventType as usize])).ok()?;
+        text.strip_prefix('"')?.strip_suffix('"')
+    }
+
     /// Bytes of converted text.
     pub fn bytes(&self) -> usize {
         self.text.len()
@@ -147,6 +186,58 @@ impl Events {
         }
         out.push(b'}');
         out
+    }
+
+    /// The text that [`Events::places`] point into.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Where the members of event `i` stand in [`Events::text`], as canonical JSON, in the order of [`Member`]; the last
+    /// one is a `source` of its own. Start and end; equal where there is none.
+    pub fn places(&self, i: usize) -> [(u32, u32); MEMBERS + 1] {
+        let m = &self.list[i];
+        core::array::from_fn(|k| if k < MEMBERS { m.ranges[k] } else { m.source })
+    }
+
+    /// Adds event `i` of `from` as it stands there.
+    pub fn push_same(&mut self, from: &Events, i: usize) {
+        let old = &from.list[i];
+        let mut m =
+            Members { timestamp: old.timestamp, kind: old.kind, escaped: old.escaped, ..Members::default() };
+        for (new, old) in m.ranges.iter_mut().zip(old.ranges) {
+            *new = self.copy(from, old);
+        }
+        m.source = self.copy(from, old.source);
+        if old.source_ip.1 > 0 {
+            let (to, at) = (m.ranges[Member::Metadata as usize].0, old.ranges[Member::Metadata as usize].0);
+            m.source_ip = (to + (old.source_ip.0 - at), to + (old.source_ip.1 - at));
+        }
+        self.unparsed += u64::from(m.kind == EventKind::Unparsed);
+        self.list.push(m);
+    }
+
+    /// Adds event `i` of `from` with nothing of its content: its time, and `metadata` (canonical JSON) that says why. What could
+    /// not be read stays `unparsed`; everything else becomes `withheld`.
+    pub fn push_withheld(&mut self, from: &Events, i: usize, metadata: &[u8]) {
+        let old = &from.list[i];
+        let mut m = Members { timestamp: old.timestamp, kind: old.kind, ..Members::default() };
+        m.ranges[Member::Timestamp as usize] = self.copy(from, old.ranges[Member::Timestamp as usize]);
+        let kind: &[u8] = if m.kind == EventKind::Unparsed { b"\"unparsed\"" } else { b"\"withheld\"" };
+        self.set(&mut m, Member::Category, b"\"unclassified\"");
+        self.set(&mut m, Member::EventType, kind);
+        self.set(&mut m, Member::Metadata, metadata);
+        self.unparsed += u64::from(m.kind == EventKind::Unparsed);
+        self.list.push(m);
+    }
+
+    fn copy(&mut self, from: &Events, range: Range) -> Range {
+        if range.0 == range.1 {
+            return (0, 0);
+        }
+        let at = self.text.len() as u32;
+        self.text.extend_from_slice(part(&from.text, range));
+        (at, self.text.len() as u32)
     }
 
     /// Adds an event that the sink itself writes (`category` `trail`), with `metadata` as canonical JSON.
@@ -447,6 +538,138 @@ impl Converter {
     }
 }
 
+/// Changes events to what a filter made of them, which it holds to the page: a filter's bytes come from outside, too.
+/// Keeps its memory.
+#[derive(Default)]
+pub struct Rewriter {
+    tape: Tape,
+}
+
+/// One member's new value: canonical JSON, or empty where the member is to be absent.
+pub type Change<'c> = (Member, &'c [u8]);
+
+impl Rewriter {
+    /// Adds event `i` of `from` with `changes` to `to`.
+    ///
+    /// # Errors
+    /// [`Malformed`] if what would come of it is none that an input could decide; `to` is then as it was.
+    pub fn push(
+        &mut self,
+        from: &Events,
+        i: usize,
+        changes: &[Change<'_>],
+        to: &mut Events,
+    ) -> Result<(), Malformed> {
+        let mark = to.text.len();
+        let unparsed = to.unparsed;
+        to.push_same(from, i);
+        let done = changes.iter().try_for_each(|change| self.change(*change, to)).and_then(|()| {
+            let m = to.list.last().ok_or(Malformed::Missing("event"))?;
+            let size: usize = NAMES
+                .iter()
+                .zip(m.ranges)
+                .map(|(n, r)| if r.0 < r.1 { (r.1 - r.0) as usize + n.len() + 4 } else { 0 })
+                .sum();
+            let size = size + 1 + (m.source.1 - m.source.0) as usize;
+            if size > MAX_RECORD - RESERVED { Err(Malformed::Size(size)) } else { Ok(()) }
+        });
+        if done.is_err() {
+            to.list.pop();
+            to.text.truncate(mark);
+            to.unparsed = unparsed;
+        }
+        done
+    }
+
+    fn change(&mut self, (member, json): Change<'_>, to: &mut Events) -> Result<(), Malformed> {
+        let which = member as usize;
+        let Some(m) = to.list.last_mut() else { return Err(Malformed::Missing("event")) };
+        let kind = m.kind;
+        m.ranges[which] = (0, 0);
+        match member {
+            Member::Metadata => {
+                m.source_ip = (0, 0);
+                m.escaped &= !(1 << SOURCE_IP);
+            }
+            Member::Timestamp => m.timestamp = None,
+            _ if COLUMN_OF[which] < STRING_COLUMNS => m.escaped &= !(1 << COLUMN_OF[which]),
+            _ => {}
+        }
+        if json.is_empty() {
+            return Ok(());
+        }
+        // The record itself is the outermost object.
+        if !json::parse_canonical(json, MAX_DEPTH - 1, &mut self.tape)? {
+            return Err(Malformed::NotCanonical);
+        }
+        let doc = Doc { input: json, tape: &self.tape };
+        if self.tape.odd {
+            check_tree(doc)?;
+        }
+        let text = doc.string(0);
+        let at = to.text.len() as u32;
+        let mut source_ip = (0, 0);
+        let mut escaped = false;
+        match member {
+            Member::Metadata => match doc.node(0) {
+                Node::Map { end } if end > 1 => {
+                    let ip = doc.keys(0).find(|k| doc.string(*k) == Some(b"ip_address"));
+                    // A name without escapes lies in the text, and its value behind `":`.
+                    if let (Some(key), Some(Node::Str(name))) = (ip, ip.map(|k| doc.node(k)))
+                        && let (Node::Str(_), Some((_, end))) = (doc.node(key + 1), name.in_input())
+                    {
+                        let from = end + 2;
+                        let len = quoted_len(&json[from as usize..]);
+                        source_ip = (at + from, at + from + len);
+                        escaped = !is_clean(doc, key + 1);
+                    }
+                }
+                _ => return Err(Malformed::Value("metadata")),
+            },
+            Member::Timestamp => {
+                let time = text.and_then(time_of).ok_or(Malformed::Value("timestamp"))?;
+                m.timestamp = Some(time);
+            }
+            _ => {
+                let uuid = member != Member::EventId || text.is_some_and(is_uuid);
+                if (text.is_none() || !uuid) && !is_sealed(doc, 0) {
+                    return Err(Malformed::Value(NAMES[which]));
+                }
+                let forged = match (member, text, kind) {
+                    (_, _, EventKind::Own(_)) => true,
+                    (Member::Category, Some(b"trail"), _) => true,
+                    (Member::EventType, Some(b"unparsed"), EventKind::Outside) => true,
+                    // What could not be read stays that, whoever looks at it.
+                    (Member::EventType, given, EventKind::Unparsed) => given != Some(b"unparsed"),
+                    (Member::Category, given, EventKind::Unparsed) => given != Some(b"unclassified"),
+                    _ => false,
+                };
+                if forged {
+                    return Err(Malformed::Value(NAMES[which]));
+                }
+                escaped = text.is_some() && !is_clean(doc, 0);
+            }
+        }
+        m.ranges[which] = (at, at + json.len() as u32);
+        m.source_ip = if member == Member::Metadata { source_ip } else { m.source_ip };
+        let column = if member == Member::Metadata { SOURCE_IP } else { COLUMN_OF[which] };
+        if escaped && column < STRING_COLUMNS {
+            m.escaped |= 1 << column;
+        }
+        to.text.extend_from_slice(json);
+        Ok(())
+    }
+}
+
+/// The length of the JSON string that `text` begins with, quotes included.
+fn quoted_len(text: &[u8]) -> u32 {
+    let mut at = 1;
+    while at < text.len() && text[at] != b'"' {
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at as u32 + 1
+}
+
 /// Writes values as records hold them: what stands beside events, in `source`. Keeps its memory.
 pub struct Aside {
     tape: Tape,
@@ -476,6 +699,26 @@ impl Aside {
         self.writer.base = mark;
         let written = Builder::run(input, &mut self.tape, build).and_then(|()| {
             let doc = Doc { input, tape: &self.tape };
+            self.writer.value(doc, 0, depth, out)
+        });
+        if written.is_err() {
+            out.truncate(mark);
+        }
+        written
+    }
+}
+
+impl Aside {
+    /// Appends a JSON text as canonical JSON, as a value whose outermost container is at `depth` (the record being 1):
+    /// as records hold it (names that begin with `$` escaped, numbers wrapped where they must be).
+    ///
+    /// # Errors
+    /// [`Fault`] if it is none; `out` is then as it was.
+    pub fn text(&mut self, text: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let mark = out.len();
+        self.writer.base = mark;
+        let written = json::parse(text, Form::Sealed, MAX_DEPTH, &mut self.tape).and_then(|()| {
+            let doc = Doc { input: text, tape: &self.tape };
             self.writer.value(doc, 0, depth, out)
         });
         if written.is_err() {
@@ -772,6 +1015,11 @@ fn uuid_v7(now: Time, random: [u8; 10]) -> [u8; 38] {
         at += 2;
     }
     out
+}
+
+/// A UUIDv7 as an `event_id` is written.
+pub fn event_id(now: Time, random: [u8; 10]) -> String {
+    uuid_v7(now, random)[1..37].iter().map(|c| *c as char).collect()
 }
 
 /// A new epoch: a UUIDv7 as 32 hex digits.

@@ -1,0 +1,747 @@
+//! One event as a filter sees it, whichever host it came from: the members of a record and its metadata, and what the filter
+//! adds to them.
+//!
+//! What the source said is never lost: where a filter puts another value in its place, it goes to
+//! `metadata.$displaced` under its own name, as the conversion of docs/format.md does it.
+
+use crate::view::{Kind, Value};
+use std::borrow::Cow;
+use waxseal_trail::json::{compare_names, write_string};
+use waxseal_trail::record::{Aside, MEMBERS, Member};
+use waxseal_trail::time::Time;
+
+/// Which host runs the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The sink: the event is in the record's own form.
+    Sink,
+    /// A shipper, with the record as it has it: the sink will convert what comes of it.
+    Shipper,
+}
+
+/// A member of the event's metadata, as the sink sees it or would.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    /// Its name as it stands between quotes.
+    raw: &'a [u8],
+    /// The same without the `$` that the conversion has added.
+    name: &'a [u8],
+    /// Its value.
+    pub value: Value<'a>,
+    /// It stands in the source's own `metadata`.
+    inner: bool,
+}
+
+impl<'a> Field<'a> {
+    /// Its name.
+    pub fn name(&self) -> &'a [u8] {
+        self.name
+    }
+}
+
+type Range = (u32, u32);
+
+/// An event.
+#[derive(Debug)]
+pub struct Event<'a> {
+    side: Side,
+    tag: Cow<'a, str>,
+    now: Time,
+    shipped: Option<Time>,
+    members: [Option<Value<'a>>; MEMBERS],
+    meta: Vec<Field<'a>>,
+    /// Names that the conversion displaces, and the text of `$displaced` where there is one.
+    displaced: Vec<&'a [u8]>,
+    displaced_text: Option<Value<'a>>,
+    irregular: bool,
+    unparsed: bool,
+    /// Of what is added.
+    arena: Vec<u8>,
+    set: [Option<Range>; MEMBERS],
+    added: Vec<(Cow<'static, str>, Range)>,
+    conflicts: Vec<String>,
+    explanation: Option<Vec<String>>,
+    marks: bool,
+}
+
+const PARSED_LATER: [&[u8]; 6] =
+    [b"nonce", b"observed_at", b"previous_hash", b"sequence", b"source", b"writer"];
+
+impl<'a> Event<'a> {
+    fn empty(side: Side, tag: Cow<'a, str>, now: Time) -> Event<'a> {
+        Event {
+            side,
+            tag,
+            now,
+            shipped: None,
+            members: [None; MEMBERS],
+            meta: Vec::new(),
+            displaced: Vec::new(),
+            displaced_text: None,
+            irregular: false,
+            unparsed: false,
+            arena: Vec::new(),
+            set: [None; MEMBERS],
+            added: Vec::new(),
+            conflicts: Vec::new(),
+            explanation: None,
+            marks: true,
+        }
+    }
+
+    /// An event in the record's own form: for each member its JSON text, or an empty one.
+    pub fn of_record(tag: &'a str, now: Time, members: &[&'a [u8]; MEMBERS]) -> Event<'a> {
+        let mut e = Event::empty(Side::Sink, Cow::Borrowed(tag), now);
+        for (slot, text) in e.members.iter_mut().zip(members) {
+            *slot = Value::first(text);
+        }
+        let text = e.members[Member::Timestamp as usize].and_then(Value::str);
+        e.shipped = text.and_then(|t| Time::parse(&t));
+        e.unparsed = e.members[Member::EventType as usize].is_some_and(|v| v.text() == b"\"unparsed\"");
+        let metadata = e.members[Member::Metadata as usize].take();
+        for (raw, value) in metadata.into_iter().flat_map(Value::members) {
+            let name = match raw {
+                b"$displaced" => {
+                    e.displaced.extend(value.members().map(|(k, _)| unescaped(k)));
+                    e.displaced_text = Some(value);
+                    continue;
+                }
+                b"$map" => {
+                    e.irregular = true;
+                    raw
+                }
+                _ => unescaped(raw),
+            };
+            e.meta.push(Field { raw, name, value, inner: true });
+        }
+        e
+    }
+
+    /// A shipper's record: one JSON object. `None` if it is none.
+    pub fn of_shipper(tag: &'a str, time: Option<Time>, now: Time, record: &'a [u8]) -> Option<Event<'a>> {
+        let top = Value::first(record).filter(|v| v.kind() == Kind::Object)?;
+        let mut e = Event::empty(Side::Shipper, Cow::Borrowed(tag), now);
+        e.shipped = time;
+        let mut names = Vec::new();
+        for (name, value) in top.members() {
+            names.push(name);
+            match e.place(name, value) {
+                Place::Lift(which) => e.members[which as usize] = Some(value),
+                Place::Metadata => e.meta.push(Field { raw: name, name, value, inner: false }),
+                Place::Displaced => e.displaced.push(name),
+                Place::Own => {
+                    let first = e.meta.len();
+                    let own =
+                        value.members().map(|(raw, value)| Field { raw, name: raw, value, inner: true });
+                    e.meta.extend(own);
+                    e.irregular |= repeated(e.meta[first..].iter().map(|f| f.name));
+                }
+            }
+        }
+        e.irregular |= repeated(names.into_iter());
+        // Of two equal names the source's own metadata wins.
+        let own: Vec<&[u8]> = e.meta.iter().filter(|f| f.inner).map(|f| f.name).collect();
+        if !own.is_empty() {
+            let (lost, kept): (Vec<_>, Vec<_>) =
+                e.meta.into_iter().partition(|f| !f.inner && own.contains(&f.name));
+            e.meta = kept;
+            e.displaced.extend(lost.into_iter().map(|f| f.name));
+        }
+        Some(e)
+    }
+
+    /// Where the sink's conversion will put a member of the record (`waxseal_trail::record`).
+    fn place(&self, name: &[u8], value: Value<'a>) -> Place {
+        if value.kind() == Kind::Null {
+            return Place::Displaced;
+        }
+        if name == b"metadata" {
+            return if value.kind() == Kind::Object { Place::Own } else { Place::Displaced };
+        }
+        let Some(which) = (0..MEMBERS).filter_map(Member::at).find(|m| m.name().as_bytes() == name) else {
+            return if PARSED_LATER.contains(&name) { Place::Displaced } else { Place::Metadata };
+        };
+        let Some(text) = value.str() else { return Place::Displaced };
+        let good = match which {
+            Member::Category => text != "trail",
+            Member::EventType => text != "unparsed",
+            Member::EventId => is_uuid(&text),
+            Member::Timestamp => Time::parse_rfc3339(&text).is_some(),
+            _ => true,
+        };
+        if good { Place::Lift(which) } else { Place::Displaced }
+    }
+
+    /// Which host this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The shipper's tag; empty where there is none.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// The host's clock.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The time that the shipper or the source gave the event, as the record will have it.
+    pub fn time(&self) -> Time {
+        let own = self.members[Member::Timestamp as usize].and_then(Value::str);
+        own.and_then(|t| Time::parse_rfc3339(&t)).or(self.shipped).unwrap_or(self.now)
+    }
+
+    /// Whether the source itself gave the event its time (a `timestamp` in the record).
+    pub fn has_own_time(&self) -> bool {
+        self.side == Side::Shipper && self.members[Member::Timestamp as usize].is_some()
+    }
+
+    /// Whether it can be looked into and added to: not what could not be read, and not what has repeated names.
+    pub fn is_regular(&self) -> bool {
+        !self.irregular && !self.unparsed
+    }
+
+    /// What the source said under a member's name.
+    pub fn source_member(&self, which: Member) -> Option<Value<'a>> {
+        self.members[which as usize]
+    }
+
+    /// A member as it is now.
+    pub fn member(&self, which: Member) -> Option<Value<'_>> {
+        match self.set[which as usize] {
+            Some(range) => Value::first(self.part(range)),
+            None => self.members[which as usize],
+        }
+    }
+
+    /// A member's text as it is now.
+    pub fn text(&self, which: Member) -> Option<Cow<'_, str>> {
+        self.member(which)?.str()
+    }
+
+    /// The metadata that the source said.
+    pub fn fields(&self) -> &[Field<'a>] {
+        &self.meta
+    }
+
+    /// A member of the metadata that the source said, by its whole name.
+    pub fn source(&self, name: &str) -> Option<Value<'a>> {
+        self.meta.iter().find(|f| f.name == name.as_bytes()).map(|f| f.value)
+    }
+
+    /// Where a dotted path leads in what the source said: members of the record, then metadata.
+    pub fn path(&self, path: &str) -> Option<Value<'a>> {
+        let named = |name: &str| {
+            self.source(name)
+                .or_else(|| {
+                    let which = (0..MEMBERS).filter_map(Member::at).find(|m| m.name() == name)?;
+                    self.members[which as usize]
+                })
+                .or_else(|| {
+                    let displaced = self.displaced.contains(&name.as_bytes());
+                    displaced.then(|| self.displaced_value(name)).flatten()
+                })
+        };
+        if let Some(whole) = named(path) {
+            return Some(whole);
+        }
+        path.match_indices('.').find_map(|(at, _)| named(&path[..at])?.path(&path[at + 1..]))
+    }
+
+    fn displaced_value(&self, name: &str) -> Option<Value<'a>> {
+        self.displaced_text?.members().find(|(k, _)| unescaped(k) == name.as_bytes()).map(|(_, v)| v)
+    }
+
+    /// A member of the metadata as it is now.
+    pub fn get(&self, name: &str) -> Option<Value<'_>> {
+        match self.added.iter().find(|(n, _)| n == name) {
+            Some((_, range)) => Value::first(self.part(*range)),
+            None => self.source(name),
+        }
+    }
+
+    /// Whether this filter has given the event this name.
+    pub fn has_added(&self, name: &str) -> bool {
+        self.added.iter().any(|(n, _)| n == name)
+    }
+
+    fn part(&self, range: Range) -> &[u8] {
+        &self.arena[range.0 as usize..range.1 as usize]
+    }
+
+    /// Gives a member a value. What the source said there is displaced.
+    pub fn set(&mut self, which: Member, text: &str) {
+        let at = self.arena.len() as u32;
+        write_string(text, &mut self.arena);
+        let new = (at, self.arena.len() as u32);
+        let same = self.members[which as usize].is_some_and(|old| old.str().is_some_and(|old| old == text));
+        self.set[which as usize] = (!same).then_some(new);
+    }
+
+    /// Gives a member a value if it has none.
+    pub fn set_if_absent(&mut self, which: Member, text: &str) {
+        if self.member(which).is_none() {
+            self.set(which, text);
+        }
+    }
+
+    /// Gives the event its time.
+    pub fn set_time(&mut self, time: Time) {
+        let text = time.text();
+        self.set(Member::Timestamp, std::str::from_utf8(&text).unwrap_or_default());
+    }
+
+    /// Adds text to the metadata.
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, text: &str) {
+        self.add_json(name, |out| write_string(text, out));
+    }
+
+    /// Adds an integer.
+    pub fn add_int(&mut self, name: impl Into<Cow<'static, str>>, n: i64) {
+        if n.unsigned_abs() >= 1 << 53 {
+            return self.add(name, &n.to_string());
+        }
+        self.add_json(name, |out| out.extend_from_slice(n.to_string().as_bytes()));
+    }
+
+    /// Adds a number, if JSON has it.
+    pub fn add_number(&mut self, name: impl Into<Cow<'static, str>>, n: f64) {
+        self.add_json(name, |out| write_number(n, out));
+    }
+
+    /// Adds a boolean.
+    pub fn add_bool(&mut self, name: impl Into<Cow<'static, str>>, yes: bool) {
+        self.add_json(name, |out| out.extend_from_slice(if yes { b"true" } else { b"false" }));
+    }
+
+    /// Adds a value of the source, as it stands there. `embedded`: it stands in a text of the source's, and not in the
+    /// event.
+    pub fn add_value(&mut self, name: impl Into<Cow<'static, str>>, value: Value<'_>, embedded: bool) {
+        let plain = !embedded || self.side == Side::Shipper;
+        self.add_json(name, |out| {
+            if plain {
+                out.extend_from_slice(value.text());
+            } else if Aside::default().text(value.text(), 4, out).is_err() {
+                // What a record cannot hold so, it holds as text.
+                write_string(&String::from_utf8_lossy(value.text()), out);
+            }
+        });
+    }
+
+    /// Adds a value that `write` writes as canonical JSON. What the source said under the name is displaced.
+    pub fn add_json(&mut self, name: impl Into<Cow<'static, str>>, write: impl FnOnce(&mut Vec<u8>)) {
+        let name = name.into();
+        let at = self.arena.len();
+        write(&mut self.arena);
+        if self.arena.len() == at {
+            return;
+        }
+        let range = (at as u32, self.arena.len() as u32);
+        if let Some(old) = self.added.iter_mut().find(|(n, _)| *n == name) {
+            old.1 = range;
+            return;
+        }
+        if let Some(old) = self.source(&name) {
+            if old.text() == self.part(range) {
+                return;
+            }
+            if self.displaced.contains(&name.as_bytes()) {
+                self.conflicts.push(format!("{name}: the source says it twice, and neither could be kept"));
+                return;
+            }
+        }
+        self.added.push((name, range));
+    }
+
+    /// Takes back what was added under a name.
+    pub fn take_back(&mut self, name: &str) {
+        self.added.retain(|(n, _)| n != name);
+    }
+
+    /// Names that could not be given.
+    pub fn conflicts(&self) -> &[String] {
+        &self.conflicts
+    }
+
+    /// Whether anything was changed.
+    pub fn is_changed(&self) -> bool {
+        !self.added.is_empty() || self.set.iter().any(Option::is_some)
+    }
+
+    /// Explains, if somebody asks.
+    pub fn explain(&mut self, text: impl FnOnce() -> String) {
+        if let Some(all) = &mut self.explanation {
+            all.push(text());
+        }
+    }
+
+    /// Asks for explanations.
+    pub fn ask(&mut self) {
+        self.explanation = Some(Vec::new());
+    }
+
+    /// All explanations, a line each.
+    pub fn explanation(&self) -> Option<String> {
+        self.explanation.as_ref().map(|all| all.join("\n"))
+    }
+
+    /// The names of what this filter added, in order.
+    fn names(&self) -> Vec<&str> {
+        let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(Member::at);
+        let mut names: Vec<&str> = members.map(|m| -> &str { m.name() }).collect();
+        names.extend(self.added.iter().map(|(n, _)| n.as_ref()));
+        names.sort_unstable();
+        names
+    }
+
+    /// What displaces what: names and values of the source that have lost their places, by name.
+    fn lost(&self) -> Vec<(&[u8], Value<'a>)> {
+        let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(|m| {
+            let name = Member::at(m)?.name().as_bytes();
+            // A time that only the shipper gave, the conversion has made a member.
+            if self.side == Side::Sink && m == Member::Timestamp as usize {
+                return None;
+            }
+            Some((name, self.members[m]?))
+        });
+        let members = members.filter(|(name, _)| !self.displaced.contains(name));
+        // In a shipper's record, what stands beside `metadata` is displaced by the sink's conversion.
+        let fields = self.meta.iter().filter(|f| f.inner && self.has_added_raw(f.name));
+        let mut all: Vec<_> = members.chain(fields.map(|f| (f.raw, f.value))).collect();
+        all.sort_unstable_by(|a, b| compare_names(a.0, b.0));
+        all
+    }
+
+    fn has_added_raw(&self, name: &[u8]) -> bool {
+        self.added.iter().any(|(n, _)| n.as_bytes() == name)
+    }
+
+    fn write_names(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (i, name) in self.names().iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_string(name, out);
+        }
+        out.push(b']');
+    }
+
+    /// Appends the changes as [`crate::wire`] has them.
+    pub fn write_changes(&self, out: &mut Vec<u8>) {
+        let at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        let mut count = 0u32;
+        let mut change = |member: u32, out: &mut Vec<u8>, write: &mut dyn FnMut(&mut Vec<u8>)| {
+            count += 1;
+            out.extend_from_slice(&member.to_le_bytes());
+            let len = out.len();
+            out.extend_from_slice(&[0; 4]);
+            write(out);
+            let n = (out.len() - len - 4) as u32;
+            out[len..len + 4].copy_from_slice(&n.to_le_bytes());
+        };
+        if let Some(text) = self.explanation() {
+            change(crate::wire::EXPLANATION, out, &mut |o| o.extend_from_slice(text.as_bytes()));
+        }
+        if self.is_changed() {
+            for (m, range) in self.set.iter().enumerate() {
+                if let Some(range) = range {
+                    change(m as u32, out, &mut |o| o.extend_from_slice(self.part(*range)));
+                }
+            }
+            change(Member::Metadata as u32, out, &mut |o| self.write_metadata(o));
+        }
+        out[at..at + 4].copy_from_slice(&count.to_le_bytes());
+    }
+
+    /// Metadata in the record's own form.
+    fn write_metadata(&self, out: &mut Vec<u8>) {
+        let mut displaced = Vec::new();
+        self.write_displaced(&mut displaced);
+        let mut marks = Vec::new();
+        if self.marks {
+            self.write_names(&mut marks);
+        }
+        let mut new: Vec<(Cow<'_, [u8]>, &[u8])> = Vec::with_capacity(self.added.len() + 2);
+        for (name, range) in &self.added {
+            new.push((escaped(name.as_bytes()), self.part(*range)));
+        }
+        if !displaced.is_empty() {
+            new.push((Cow::Borrowed(b"$displaced"), &displaced));
+        }
+        if !marks.is_empty() {
+            new.push((Cow::Borrowed(b"$enriched"), &marks));
+        }
+        new.sort_unstable_by(|a, b| compare_names(&a.0, &b.0));
+        let mut new = new.into_iter().peekable();
+        let mut comma = false;
+        let mut put = |name: &[u8], raw: bool, value: &[u8], out: &mut Vec<u8>| {
+            out.push(if comma { b',' } else { b'{' });
+            comma = true;
+            if raw {
+                out.push(b'"');
+                out.extend_from_slice(name);
+                out.push(b'"');
+            } else {
+                write_string(std::str::from_utf8(name).unwrap_or_default(), out);
+            }
+            out.push(b':');
+            out.extend_from_slice(value);
+        };
+        for f in &self.meta {
+            let name = decoded(f.raw);
+            while let Some((n, v)) = new.next_if(|(n, _)| compare_names(n, &name).is_lt()) {
+                put(&n, false, v, out);
+            }
+            match new.next_if(|(n, _)| **n == *name) {
+                Some((n, v)) => put(&n, false, v, out),
+                None => put(f.raw, true, f.value.text(), out),
+            }
+        }
+        for (n, v) in new {
+            put(&n, false, v, out);
+        }
+        out.push(if comma { b'}' } else { b'{' });
+        if !comma {
+            out.push(b'}');
+        }
+    }
+
+    /// The object `$displaced` as it is now; nothing if there is none.
+    fn write_displaced(&self, out: &mut Vec<u8>) {
+        let lost = self.lost();
+        if lost.is_empty() {
+            if let Some(old) = self.displaced_text {
+                out.extend_from_slice(old.text());
+            }
+            return;
+        }
+        let old = self.displaced_text.into_iter().flat_map(Value::members);
+        let mut all: Vec<(&[u8], Value<'_>)> = old.chain(lost).collect();
+        all.sort_by(|a, b| compare_names(&decoded(a.0), &decoded(b.0)));
+        for (i, (name, value)) in all.iter().enumerate() {
+            out.extend_from_slice(if i > 0 { b",\"" } else { b"{\"" });
+            out.extend_from_slice(name);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.text());
+        }
+        out.push(b'}');
+    }
+
+    /// Writes the record as it shall go on in a shipper: one JSON object, what the source said where it stood.
+    pub fn write_record(&self, record: &[u8], out: &mut Vec<u8>) {
+        if !self.is_changed() {
+            out.extend_from_slice(record);
+            return;
+        }
+        let start = out.len();
+        out.push(b'{');
+        let top = Value::first(record);
+        let mut metadata = None;
+        let put = |name: &[u8], value: &[u8], out: &mut Vec<u8>| {
+            if !matches!(out.last(), Some(b'{')) || out.len() == start {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(name);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value);
+        };
+        let mut aside: Vec<(&[u8], Value<'_>)> = Vec::new();
+        for (name, value) in top.into_iter().flat_map(Value::members) {
+            if name == b"metadata" {
+                if value.kind() == Kind::Object {
+                    metadata = Some(value);
+                } else {
+                    aside.push((name, value));
+                }
+                continue;
+            }
+            let which = (0..MEMBERS).filter_map(Member::at).find(|m| m.name().as_bytes() == name);
+            if which.is_some_and(|m| self.set[m as usize].is_some()) {
+                // What was no member of the record loses its place as well.
+                if self.members[which.map_or(0, |m| m as usize)].is_none() {
+                    aside.push((name, value));
+                }
+                continue;
+            }
+            put(name, value.text(), out);
+        }
+        for (m, range) in self.set.iter().enumerate() {
+            if let (Some(range), Some(member)) = (range, Member::at(m)) {
+                put(member.name().as_bytes(), self.part(*range), out);
+            }
+        }
+        let mut inner = vec![b'{'];
+        for (name, value) in metadata.into_iter().flat_map(Value::members) {
+            if !self.has_added_raw(name) {
+                put_in(name, value.text(), &mut inner);
+            }
+        }
+        for (name, range) in &self.added {
+            let mut quoted = Vec::with_capacity(name.len() + 2);
+            write_string(name, &mut quoted);
+            put_in(&quoted[1..quoted.len() - 1], self.part(*range), &mut inner);
+        }
+        aside.extend(self.lost());
+        if !aside.is_empty() {
+            let mut object = vec![b'{'];
+            for (name, value) in aside {
+                put_in(name, value.text(), &mut object);
+            }
+            object.push(b'}');
+            put_in(b"$displaced", &object, &mut inner);
+        }
+        if self.marks {
+            let mut marks = Vec::new();
+            self.write_names(&mut marks);
+            put_in(b"$enriched", &marks, &mut inner);
+        }
+        inner.push(b'}');
+        put(b"metadata", &inner, out);
+        out.push(b'}');
+    }
+}
+
+fn put_in(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    out.push(b'"');
+    out.extend_from_slice(name);
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(value);
+}
+
+enum Place {
+    Lift(Member),
+    Metadata,
+    Own,
+    Displaced,
+}
+
+/// Whether a name occurs twice.
+fn repeated<'n>(names: impl Iterator<Item = &'n [u8]>) -> bool {
+    let mut all: Vec<&[u8]> = names.collect();
+    all.sort_unstable();
+    all.windows(2).any(|w| w[0] == w[1])
+}
+
+/// A name without the `$` that the conversion puts before one that begins with `$`.
+fn unescaped(raw: &[u8]) -> &[u8] {
+    if raw.starts_with(b"$$") { &raw[1..] } else { raw }
+}
+
+fn escaped(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.starts_with(b"$") { [b"$", name].concat().into() } else { name.into() }
+}
+
+/// A name as it stands between quotes, without its escapes.
+fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
+    if !raw.contains(&b'\\') {
+        return Cow::Borrowed(raw);
+    }
+    let quoted = [b"\"", raw, b"\""].concat();
+    Value::first(&quoted)
+        .and_then(Value::str)
+        .map_or(Cow::Borrowed(raw), |t| t.into_owned().into_bytes().into())
+}
+
+/// Appends a number as RFC 8785 writes it; nothing if JSON has none such.
+pub fn write_number(n: f64, out: &mut Vec<u8>) {
+    if n.is_finite()
+        && let Ok(text) = waxseal_trail::json::to_canonical(&n)
+    {
+        out.extend_from_slice(&text);
+    }
+}
+
+/// Whether a text is a UUID as records hold it.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => c == b'-',
+            _ => matches!(c, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// An object that is written name by name, in any order.
+#[derive(Debug, Default)]
+pub struct Object(Vec<(Cow<'static, str>, Vec<u8>)>);
+
+impl Object {
+    /// Text.
+    pub fn text(&mut self, name: impl Into<Cow<'static, str>>, text: &str) -> &mut Self {
+        let mut value = Vec::with_capacity(text.len() + 2);
+        write_string(text, &mut value);
+        self.json(name, value)
+    }
+
+    /// A number.
+    pub fn number(&mut self, name: impl Into<Cow<'static, str>>, n: f64) -> &mut Self {
+        let mut value = Vec::new();
+        write_number(n, &mut value);
+        self.json(name, value)
+    }
+
+    /// A boolean.
+    pub fn bool(&mut self, name: impl Into<Cow<'static, str>>, yes: bool) -> &mut Self {
+        self.json(name, if yes { "true" } else { "false" }.into())
+    }
+
+    /// Canonical JSON; nothing if it is empty.
+    pub fn json(&mut self, name: impl Into<Cow<'static, str>>, value: Vec<u8>) -> &mut Self {
+        if !value.is_empty() {
+            self.0.push((name.into(), value));
+        }
+        self
+    }
+
+    /// Whether it has no members.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Appends it as canonical JSON.
+    pub fn write(&mut self, out: &mut Vec<u8>) {
+        self.0.sort_by(|a, b| compare_names(a.0.as_bytes(), b.0.as_bytes()));
+        self.0.dedup_by(|a, b| a.0 == b.0);
+        out.push(b'{');
+        for (i, (name, value)) in self.0.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_string(name, out);
+            out.push(b':');
+            out.extend_from_slice(value);
+        }
+        out.push(b'}');
+    }
+}
+
+/// A fresh UUIDv7 (RFC 9562 section 5.7) for an event of this moment; random bytes come in blocks.
+#[derive(Debug, Default)]
+pub struct Ids {
+    random: Vec<u8>,
+}
+
+impl Ids {
+    /// One more. `None` if the host has no randomness.
+    pub fn fresh(&mut self, now: Time) -> Option<String> {
+        if self.random.len() < 10 {
+            self.random.resize(4000, 0);
+            if getrandom::fill(&mut self.random).is_err() {
+                self.random.clear();
+                return None;
+            }
+        }
+        let rest = self.random.split_off(self.random.len() - 10);
+        let mut bits = [0; 10];
+        bits.copy_from_slice(&rest);
+        let text = waxseal_trail::record::event_id(now, bits);
+        Some(text)
+    }
+}

@@ -1,0 +1,95 @@
+//! A chunk of events between the sink and a module: members as canonical JSON, by place.
+//!
+//! All integers are little-endian `u32` but for the seconds, an `i64`. In: count, flags, seconds and nanoseconds of the
+//! host's clock (UTC, since 1970), the length of the chunk's `source`, the length of the text, both texts; then for each
+//! event [`MEMBERS`]` + 1` pairs of start and end in the text, in the order of `waxseal_trail::record::Member`, an event's own
+//! `source` last; start and end are equal where there is none. Out: for each event the number of its changes, and for each of
+//! them the member's place, the length of its new value, and that value. An empty value takes the member away.
+
+use waxseal_trail::record::MEMBERS;
+
+/// The version of this interface: what `waxseal_abi` answers.
+pub const VERSION: u32 = 1;
+
+/// The module shall explain itself: a change of member [`EXPLANATION`] is then no change but a text.
+pub const EXPLAIN: u32 = 1;
+
+/// See [`EXPLAIN`].
+pub const EXPLANATION: u32 = u32::MAX;
+
+/// Writes what goes in.
+#[derive(Debug)]
+pub struct Writer<'o>(&'o mut Vec<u8>);
+
+impl<'o> Writer<'o> {
+    /// Begins a chunk of `count` events.
+    pub fn new(
+        out: &'o mut Vec<u8>,
+        count: usize,
+        flags: u32,
+        now: (i64, u32),
+        source: &[u8],
+        text: &[u8],
+    ) -> Writer<'o> {
+        out.clear();
+        let mut w = Writer(out);
+        w.int(count as u32);
+        w.int(flags);
+        w.0.extend_from_slice(&now.0.to_le_bytes());
+        w.int(now.1);
+        w.int(source.len() as u32);
+        w.int(text.len() as u32);
+        w.0.extend_from_slice(source);
+        w.0.extend_from_slice(text);
+        w
+    }
+
+    fn int(&mut self, n: u32) {
+        self.0.extend_from_slice(&n.to_le_bytes());
+    }
+
+    /// The next event's places.
+    pub fn event(&mut self, places: &[(u32, u32); MEMBERS + 1]) {
+        for (from, to) in places {
+            self.int(*from);
+            self.int(*to);
+        }
+    }
+}
+
+/// Reads integers and bytes; `None` where there are no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'i>(&'i [u8]);
+
+impl<'i> Reader<'i> {
+    /// From the beginning.
+    pub fn new(bytes: &'i [u8]) -> Reader<'i> {
+        Reader(bytes)
+    }
+
+    /// The next integer.
+    pub fn int(&mut self) -> Option<u32> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*head))
+    }
+
+    /// The next long one.
+    pub fn long(&mut self) -> Option<i64> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(i64::from_le_bytes(*head))
+    }
+
+    /// So many bytes.
+    pub fn bytes(&mut self, n: usize) -> Option<&'i [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    /// Whether all has been read.
+    pub fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,379 @@
+//! The samples of every normaliser, in both hosts' forms; and real logs where they are.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test, its helpers and files too
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use waxseal_enrich::Enrich;
+use waxseal_enrich::config::Config;
+use waxseal_filter_abi::wire::Reader;
+use waxseal_filter_abi::{Event, Filter as _};
+use waxseal_trail::record::{Converter, Events, MEMBERS, Member, Rewriter};
+use waxseal_trail::time::Time;
+
+const BASE: &str = "ids: false\ntime: {year: 2015}\n";
+
+fn enrich(yaml: &str) -> Enrich {
+    Enrich::new(Config::parse(yaml, Path::new("/nowhere")).unwrap())
+}
+
+fn members(events: &Events) -> Value {
+    serde_json::from_slice(&events.members_json(0)).unwrap()
+}
+
+/// As the sink does it: converted, then filtered, then held to the page.
+fn in_sink(filter: &mut Enrich, record: &str, tag: &str, now: Time) -> Value {
+    let mut events = Events::default();
+    Converter::default().json(record.as_bytes(), &mut events);
+    let places = events.places(0);
+    let text = events.text().to_vec();
+    let parts: [&[u8]; MEMBERS] = std::array::from_fn(|m| &text[places[m].0 as usize..places[m].1 as usize]);
+    let mut event = Event::of_record(tag, now, &parts);
+    filter.run(&mut event);
+    let mut wire = Vec::new();
+    event.write_changes(&mut wire);
+    let mut r = Reader::new(&wire);
+    let mut changes = Vec::new();
+    for _ in 0..r.int().unwrap() {
+        let (member, len) = (r.int().unwrap(), r.int().unwrap());
+        changes.push((Member::at(member as usize).unwrap(), r.bytes(len as usize).unwrap()));
+    }
+    assert!(r.is_at_end());
+    let mut out = Events::default();
+    if let Err(e) = Rewriter::default().push(&events, 0, &changes, &mut out) {
+        panic!("{e}: {record}\n{}", String::from_utf8_lossy(&wire));
+    }
+    members(&out)
+}
+
+/// As a shipper does it: filtered, and then converted by the sink.
+fn in_shipper(filter: &mut Enrich, record: &str, tag: &str, now: Time) -> Value {
+    let mut event = Event::of_shipper(tag, Some(now), now, record.as_bytes()).unwrap();
+    filter.run(&mut event);
+    let mut out = Vec::new();
+    event.write_record(record.as_bytes(), &mut out);
+    let mut events = Events::default();
+    Converter::default().json(&out, &mut events);
+    assert_eq!(events.unparsed(), 0, "{}", String::from_utf8_lossy(&out));
+    members(&events)
+}
+
+/// What a shipper's filter says has one more `$`: for the sink it came from outside.
+fn alike(mut v: Value) -> Value {
+    if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(names) = m.remove("$$enriched") {
+            m.insert("$enriched".into(), names);
+        }
+        if let Some(Value::Object(lost)) = m.remove("$$displaced") {
+            let all = m.entry("$displaced").or_insert_with(|| serde_json::json!({}));
+            for (k, v) in lost {
+                all[k] = v;
+            }
+        }
+    }
+    v
+}
+
+fn found<'v>(v: &'v Value, name: &str) -> Option<&'v Value> {
+    if let Some(name) = name.strip_prefix("metadata.") {
+        return v.get("metadata")?.get(name);
+    }
+    v.get(name).or_else(|| v.get("metadata")?.get(name))
+}
+
+fn samples() -> Vec<(String, Value)> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/samples");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            all.push((name.clone(), serde_json::from_str(line).unwrap()));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_sample_becomes_what_its_format_says_in_both_hosts() {
+    let mut filter = enrich(BASE);
+    let now = Time::parse_rfc3339("2024-05-01T12:00:00Z").unwrap();
+    let mut wrong = Vec::new();
+    for (file, sample) in samples() {
+        let record = sample["record"].to_string();
+        let got = in_sink(&mut filter, &record, "", now);
+        let kind = got.get("event_type").and_then(Value::as_str).unwrap_or("log");
+        let mut say = |what: String| wrong.push(format!("{file}: {what}\n  {record}\n  {got}"));
+        if kind != sample["type"] {
+            say(format!("{kind}, and not {}", sample["type"]));
+        }
+        for (name, want) in sample["has"].as_object().unwrap() {
+            if found(&got, name) != Some(want) {
+                say(format!("{name}: {:?}, and not {want}", found(&got, name)));
+            }
+        }
+        if kind != "log" && sample["has"].get("schema_errors").is_none() {
+            let errors = found(&got, "schema_errors").cloned().unwrap_or_default();
+            let missing = |e: &Value| e.as_str().is_some_and(|e| e == "user_id: missing");
+            if !errors.as_array().is_none_or(|all| all.iter().all(missing)) {
+                say(format!("against the schema: {errors}"));
+            }
+        }
+        let shipped = alike(in_shipper(&mut filter, &record, "", now));
+        let got = alike(got.clone());
+        if shipped != got {
+            wrong.push(format!("{file}: the shipper says\n  {shipped}\nthe sink\n  {got}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_type_of_the_schema_is_reached() {
+    let mapped = "
+ids: false
+mappings:
+  - {name: scan, when: {equals: {app: scanner}}, event_type: security_scan, set: {scan_type: kind, target: target}}
+  - {name: incident, when: {has: [incident]}, category: security_events, event_type: incident_created, set: {incident_id: incident.id, severity: {field: incident.level, map: {'1': high}, default: low}}}
+  - {name: consent, when: {matches: {message: '^consent withdrawn'}}, parse: {field: message, as: key_value}, event_type: consent_withdrawn, set: {user_id: user, purpose: for}}
+  - {name: retention, when: {tag: 'cron.*'}, event_type: data_retention, set: {action: op, data_type: {const: logs}, count: {field: n, to: number}, timestamp: {field: at, time: unix_ms}}}
+  - {name: audit, when: {one_of: {event: [audit, review]}, has_not: [draft]}, parse: {field: text, as: regex, pattern: 'by (?P<who>\\w+)'}, event_type: audit_performed, set: {audit_type: event, auditor: who}}
+";
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    let now = Time::MIN;
+    let mut see = |v: Value| {
+        *seen
+            .entry(found(&v, "event_type").and_then(Value::as_str).unwrap_or("log").to_owned())
+            .or_default() += 1;
+        v
+    };
+    let mut filter = enrich(BASE);
+    for (_, sample) in samples() {
+        see(in_sink(&mut filter, &sample["record"].to_string(), "", now));
+    }
+    let mut filter = enrich(mapped);
+    let mut both = |record: &str, tag: &str| {
+        let sink = in_sink(&mut filter, record, tag, now);
+        assert_eq!(alike(sink.clone()), alike(in_shipper(&mut filter, record, tag, now)));
+        see(sink)
+    };
+    both(r#"{"app":"scanner","kind":"ports","target":"10.0.0.0/8"}"#, "");
+    let v = both(r#"{"incident":{"id":"I-1","level":1}}"#, "");
+    assert_eq!(found(&v, "severity").unwrap(), "high");
+    let v = both(r#"{"message":"consent withdrawn user=u1 for=\"all mail\""}"#, "");
+    assert_eq!(found(&v, "purpose").unwrap(), "all mail");
+    let v = both(r#"{"op":"purge","n":"12","at":1700000000123,"count":"x"}"#, "cron.daily");
+    assert_eq!(found(&v, "timestamp").unwrap(), "2023-11-14T22:13:20.123000000Z");
+    assert_eq!(
+        (found(&v, "count").unwrap(), &v["metadata"]["$displaced"]["count"]),
+        (&12.into(), &"x".into())
+    );
+    let v = both(r#"{"event":"review","text":"done by alice"}"#, "");
+    assert_eq!(found(&v, "auditor").unwrap(), "alice");
+    let missing: Vec<_> = waxseal_enrich::schema::TYPES
+        .iter()
+        .filter(|t| !seen.contains_key(t.event_type))
+        .map(|t| t.event_type)
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// 2,000 lines of a real sshd, where they are: each that states an outcome has it.
+#[test]
+fn a_real_sshd_has_no_outcome_that_is_not_known() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/openssh/OpenSSH_2k.log");
+    let Ok(log) = std::fs::read_to_string(&path) else {
+        println!("{} is not there: not tried on real logs", path.display());
+        return;
+    };
+    let mut filter = enrich(BASE);
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for line in log.lines() {
+        let record = serde_json::json!({"message": line}).to_string();
+        let v = in_sink(&mut filter, &record, "", Time::MIN);
+        assert_eq!(alike(v.clone()), alike(in_shipper(&mut filter, &record, "", Time::MIN)));
+        let kind = found(&v, "event_type").and_then(Value::as_str).unwrap_or("log").to_owned();
+        let states = [
+            "Failed ",
+            "Accepted ",
+            "authentication failure",
+            "nvalid user",
+            "session opened",
+            "check pass",
+            "Too many auth",
+        ];
+        assert!(kind != "log" || !states.iter().any(|s| line.contains(s)), "{line}");
+        let outcome = found(&v, "result").and_then(Value::as_str).unwrap_or("-");
+        *counts.entry(format!("{kind} {outcome}")).or_default() += 1;
+    }
+    println!("{counts:?}");
+    assert_eq!(counts.values().sum::<u32>(), 2000);
+    assert_eq!(counts["login_attempt success"], 2);
+}
+
+#[test]
+fn context_is_added_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("users.csv"),
+        "user_id,department,role,risk_tier\nalice,Finance,analyst,high\n",
+    )
+    .unwrap();
+    std::fs::write(
+        dir.path().join("bad.txt"),
+        "# known bad\n198.51.100.4\n198.51.100.128/25\nevil.example\n",
+    )
+    .unwrap();
+    let stix = serde_json::json!({"type": "bundle", "id": "bundle--1", "objects": [
+        {"type": "indicator", "pattern": "[ipv4-addr:value = '198.51.100.7'] OR [domain-name:value = 'x.test']",
+         "pattern_type": "stix", "confidence": 85, "valid_from": "2024-01-01T00:00:00Z"}]});
+    std::fs::write(dir.path().join("intel.json"), stix.to_string()).unwrap();
+    let yaml = "
+ids: false
+system: {environment: production, host: n1}
+users: {file: users.csv}
+threat: {lists: [{file: bad.txt, source: ours, confidence: 70}, {file: intel.json, source: feed}]}
+phi: {resources: ['patient/*']}
+mappings: [{when: {has: [patient]}, event_type: data_read, set: {user_id: who, resource: patient, resource_type: {const: record}}}]
+";
+    let mut filter = Enrich::new(Config::parse(yaml, dir.path()).unwrap());
+    let line = |user: &str, ip: &str| {
+        serde_json::json!({"ident": "sshd", "message": format!("Failed password for {user} from {ip} port 1 ssh2")}).to_string()
+    };
+    let v = in_sink(&mut filter, &line("alice", "198.51.100.200"), "", Time::MIN);
+    assert_eq!(
+        found(&v, "user_context").unwrap(),
+        &serde_json::json!({"department": "Finance", "risk_tier": "high", "role": "analyst"})
+    );
+    assert_eq!(found(&v, "threat_intelligence").unwrap()[0]["indicator"], "198.51.100.128/25");
+    assert_eq!(
+        found(&v, "system_context").unwrap(),
+        &serde_json::json!({"environment": "production", "host": "n1"})
+    );
+    let names: Vec<_> =
+        v["metadata"]["$enriched"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(
+        ["actor", "ip_address", "system_context", "threat_intelligence", "user_context"]
+            .iter()
+            .all(|n| names.contains(n))
+    );
+    let v = in_sink(&mut filter, &line("bob", "198.51.100.7"), "", Time::MIN);
+    let hit = &found(&v, "threat_intelligence").unwrap()[0];
+    assert_eq!(
+        (&hit["source"], &hit["confidence"], &hit["first_seen"]),
+        (&"feed".into(), &85.into(), &"2024-01-01T00:00:00Z".into())
+    );
+    let pod = r#"{"ident":"sshd","message":"Invalid user x from 203.0.113.1","kubernetes":{"pod_name":"p","namespace_name":"ns","host":"node1","container_image":"i:1","docker_id":"c1","labels":{"app.kubernetes.io/version":"2.0"}}}"#;
+    let v = in_sink(&mut filter, pod, "", Time::MIN);
+    let want = serde_json::json!({"application_version":"2.0","container_id":"c1","environment":"production","host":"node1","image":"i:1","namespace":"ns","node":"node1","pod":"p"});
+    assert_eq!(found(&v, "system_context").unwrap(), &want);
+    assert_eq!(found(&v, "threat_intelligence"), None);
+    let v = in_sink(&mut filter, r#"{"who":"u","patient":"patient/7"}"#, "", Time::MIN);
+    assert_eq!(found(&v, "phi_involved").unwrap(), true);
+    let e = Config::parse("geo: {databases: [no.mmdb]}", dir.path()).unwrap_err();
+    assert!(e.contains("no.mmdb"), "{e}");
+    std::fs::write(dir.path().join("no.mmdb"), "junk").unwrap();
+    let e = Config::parse("geo: {databases: [no.mmdb]}", dir.path()).unwrap_err();
+    assert!(e.contains("no.mmdb"), "{e}");
+}
+
+/// A trap in Fluent Bit loses a record: whatever a line holds, there is none, and what comes of it is an event.
+#[test]
+fn no_line_however_bent_is_a_trap() {
+    let rounds = std::env::var("WAXSEAL_FILTER_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let mut filter = enrich("time: {zone: Europe/Berlin}\n");
+    let now = Time::parse_rfc3339("2024-05-01T12:00:00Z").unwrap();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n as u64) as usize
+    };
+    let pieces = [
+        "",
+        " ",
+        "é",
+        "\u{1F512}",
+        "\"",
+        "'",
+        "\\",
+        "[",
+        "]",
+        "(",
+        ")",
+        ":",
+        "=",
+        ";",
+        ",",
+        "\n",
+        "{",
+        "}",
+        "%",
+        "-",
+        "for ",
+        " from ",
+        "msg='",
+        "\u{0}",
+        "99999999999999999999",
+    ];
+    let all = samples();
+    for _ in 0..rounds {
+        for (_, sample) in &all {
+            let mut record = sample["record"].clone();
+            // Every text of the record is cut, doubled or pierced somewhere.
+            fn each(v: &mut Value, bend: &mut dyn FnMut(&mut String)) {
+                match v {
+                    Value::String(s) => bend(s),
+                    Value::Array(all) => all.iter_mut().for_each(|v| each(v, bend)),
+                    Value::Object(all) => all.values_mut().for_each(|v| each(v, bend)),
+                    _ => {}
+                }
+            }
+            each(&mut record, &mut |s| {
+                for _ in 0..random(3) {
+                    let chars: Vec<char> = s.chars().collect();
+                    let at = random(chars.len() + 1);
+                    let (head, tail): (String, String) =
+                        (chars[..at].iter().collect(), chars[at..].iter().collect());
+                    *s = match random(4) {
+                        0 => head,
+                        1 => tail,
+                        2 => format!("{head}{}{tail}", pieces[random(pieces.len())]),
+                        _ => format!("{head}{tail}{tail}"),
+                    };
+                }
+            });
+            let text = record.to_string();
+            in_sink(&mut filter, &text, "", now);
+            in_shipper(&mut filter, &text, "", now);
+        }
+    }
+}
+
+#[test]
+fn hostile_records_go_through() {
+    let mut filter = enrich("");
+    let deep = format!("{{\"message\":\"x\",\"a\":{}1{}}}", "[".repeat(60), "]".repeat(60));
+    let wide = format!("{{{}\"z\":1}}", (0..50_000).map(|i| format!("\"k{i}\":{i},")).collect::<String>());
+    let huge = serde_json::json!({"log": "{\"a\":".repeat(100_000)}).to_string();
+    let carried = serde_json::json!({"log": format!("{{\"event_type\":\"data_write\",\"user_id\":\"u\",\"resource_type\":\"r\",\"old_values\":{}1{}}}", "{\"a\":".repeat(59), "}".repeat(59))}).to_string();
+    for record in [&deep, &wide, &huge, &carried] {
+        let v = in_sink(&mut filter, record, "", Time::MIN);
+        assert!(v["metadata"]["$enriched"].is_array());
+        in_shipper(&mut filter, record, "", Time::MIN);
+    }
+    let twice = r#"{"a":1,"a":2,"message":"Invalid user x from 203.0.113.1"}"#;
+    assert!(in_sink(&mut filter, twice, "", Time::MIN)["metadata"]["$map"].is_array());
+    assert!(in_shipper(&mut filter, twice, "", Time::MIN)["metadata"]["$map"].is_array());
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let text = include_str!("../../../enrich.yaml.example");
+    enrich(text);
+    // And what it leaves to be filled in: but for files that are nobody's.
+    let own = text.split_once("# mappings:").unwrap().1.replace("\n#", "\n");
+    enrich(&format!("mappings:{own}"));
+}
