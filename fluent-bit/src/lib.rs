@@ -138,8 +138,8 @@ impl Instance {
                 Some((runtime, listener))
             }
         };
-        let pipeline =
-            Pipeline::start(Context::system(config)?, Filters::default()).map_err(|e| e.to_string())?;
+        let filters = Filters::load(&config.filters)?;
+        let pipeline = Pipeline::start(Context::system(config)?, filters).map_err(|e| e.to_string())?;
         let submitter = pipeline.submitter();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut threads = Vec::new();

@@ -5,6 +5,7 @@
 
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
+use crate::filter::Passed;
 use crate::known::{CAPACITY, Fate, Known, Recent};
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Columns, Events, Link, Template};
+use waxseal_trail::statement;
 use waxseal_trail::time::Time;
 
 /// What one request, one flush, one message brought.
@@ -26,8 +28,8 @@ pub struct Chunk {
     pub key: Option<[u8; 32]>,
     /// When a known key means that it came before.
     pub redelivery: Redelivery,
-    /// Events that a filter failed on.
-    pub filter_errors: u64,
+    /// What it went through.
+    pub passed: Passed,
 }
 
 /// When a chunk whose key is known is the same chunk again, and not an equal one (DESIGN: the sink, rule 5).
@@ -194,6 +196,8 @@ pub struct Chain {
     own: Arc<Mutex<Own>>,
     random: Random,
     buffers: Arc<Buffers>,
+    /// What the last record went through; `None`: no record says so yet.
+    filters: Option<Arc<Vec<statement::Filter>>>,
 }
 
 /// Group buffers that come back when their records are sealed: fresh ones would be zeroed by the system each time.
@@ -323,6 +327,7 @@ impl Chain {
             own: Arc::default(),
             random: Random { pool: Vec::new(), at: 0 },
             buffers: Arc::default(),
+            filters: None,
         })
     }
 
@@ -347,6 +352,7 @@ impl Chain {
     /// [`SinkError`] for what no retry mends.
     pub fn accept(&mut self, cx: &Context, chunks: &[Chunk]) -> Result<Accepted, SinkError> {
         let (next, last_hash, observed_at) = (self.next, self.last_hash, self.observed_at);
+        let filters = self.filters.clone();
         let mut keys = Keys::default();
         let (receipts, group, records) = self.assemble(cx, chunks, &mut keys)?;
         match self.spool.append(&group, next) {
@@ -362,6 +368,7 @@ impl Chain {
                 drop(own);
                 keys.new.iter().for_each(|key| self.known.forget(key));
                 (self.next, self.last_hash, self.observed_at) = (next, last_hash, observed_at);
+                self.filters = filters;
                 Ok(match error {
                     AppendError::Full => Accepted::Refused(Refusal::Full),
                     AppendError::Retry(e) => {
@@ -386,7 +393,6 @@ impl Chain {
         for chunk in chunks {
             let known = chunk.key.and_then(|k| self.known.get(&k).map(|f| (k, f)));
             let known = known.filter(|(k, _)| lock(&self.own).is_again(k, chunk.redelivery));
-            let first = self.next;
             if let Some((key, fate)) = known {
                 let events = redelivery(&key, &fate);
                 let counted = |i| counted(&events, i);
@@ -402,8 +408,20 @@ impl Chain {
                 });
                 continue;
             }
+            let filters = &chunk.passed.filters;
+            if self.filters.as_ref().is_none_or(|f| !Arc::ptr_eq(f, filters) && f != filters) {
+                // A start says it itself.
+                if !chunk.starts() {
+                    let events = filter_changed(filters);
+                    let counted = |i| counted(&events, i);
+                    let source = b"{\"intake\":\"sink\"}";
+                    self.frame(cx, &mut group, &mut records, &events, source, None, 0, counted)?;
+                }
+                self.filters = Some(filters.clone());
+            }
+            let first = self.next;
             let events = &chunk.events;
-            let errors = u32::try_from(chunk.filter_errors).unwrap_or(u32::MAX);
+            let errors = u32::try_from(chunk.passed.errors).unwrap_or(u32::MAX);
             let counted = |i| counted(events, i);
             self.frame(
                 cx,
@@ -497,6 +515,40 @@ impl Chain {
 pub(crate) fn fate_of(f: &Frame) -> Fate {
     let unparsed = f.entries.iter().filter(|e| e.counted == Counted::Unparsed).count();
     Fate { first: f.first_sequence, accepted: f.entries.len() as u32, unparsed: unparsed as u32 }
+}
+
+impl Chunk {
+    /// Whether it is the record of a start.
+    fn starts(&self) -> bool {
+        self.events.len() == 1 && self.events.own_type(0) == Some("writer_started")
+    }
+}
+
+/// The record of a change: what records after it went through, until the next one.
+fn filter_changed(filters: &[statement::Filter]) -> Events {
+    let metadata = serde_json::json!({ "filters": filters });
+    let mut events = Events::default();
+    events.push_own(FILTER_CHANGED, &json::to_canonical(&metadata).unwrap_or_default());
+    events
+}
+
+/// The `event_type` of a change of filters.
+const FILTER_CHANGED: &str = "filter_changed";
+
+/// What the records after this one went through, if it is one that says so (`text` is a record that the sink itself wrote).
+pub fn filters_said(text: &[u8]) -> Option<Vec<statement::Filter>> {
+    #[derive(serde::Deserialize)]
+    struct Own {
+        event_type: String,
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        filters: Vec<statement::Filter>,
+    }
+    let own: Own = serde_json::from_slice(text).ok()?;
+    matches!(own.event_type.as_str(), FILTER_CHANGED | "writer_started").then_some(own.metadata.filters)
 }
 
 /// The record of a suppressed chunk: nothing vanishes into a counter alone.

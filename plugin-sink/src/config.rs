@@ -150,6 +150,9 @@ pub struct Raw {
     /// The spool.
     #[serde(default)]
     pub spool: RawSpool,
+    /// What events go through before they are spooled, in order.
+    #[serde(default)]
+    pub filters: Vec<crate::filter::RawFilter>,
     /// The server's protocols.
     #[serde(default)]
     pub intake: RawIntake,
@@ -545,6 +548,8 @@ pub struct Config {
     pub acknowledge: Acknowledge,
     /// Bytes.
     pub spool_bytes: u64,
+    /// What events go through.
+    pub filters: Vec<crate::filter::Settings>,
     /// The server's protocols.
     pub intake: Intakes,
     /// Telemetry.
@@ -621,6 +626,10 @@ impl Config {
         if raw.spool.max_bytes.0 < 64 << 20 {
             return Err("spool.max_bytes: 64MiB or more".to_owned());
         }
+        let filters = raw.filters.into_iter().enumerate();
+        let filters = filters
+            .map(|(i, f)| crate::filter::Settings::check(f).map_err(|e| format!("filters[{i}].{e}")))
+            .collect::<Result<_, _>>()?;
         let intake = check_intake(raw.intake)?;
         let telemetry = raw
             .telemetry
@@ -644,6 +653,7 @@ impl Config {
             heartbeat: raw.heartbeat.0,
             acknowledge: raw.acknowledge,
             spool_bytes: raw.spool.max_bytes.0,
+            filters,
             intake,
             telemetry,
         })

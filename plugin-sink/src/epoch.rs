@@ -37,8 +37,8 @@ use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
 use waxseal_trail::record::new_epoch;
 use waxseal_trail::statement::{
-    self, After, Batch, Intake, Keys, Payload as _, PayloadFault, Predecessor, Reason, State, Trail, Writer,
-    WriterKey,
+    self, After, Batch, Filter, Intake, Keys, Payload as _, PayloadFault, Predecessor, Reason, State, Trail,
+    Writer, WriterKey,
 };
 use waxseal_trail::time::Time;
 
@@ -127,6 +127,9 @@ pub struct Progress {
     pub keys: u64,
     /// The state of the last header.
     pub state: State,
+    /// The filters of the last header; none before any.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
 }
 
 impl Progress {
@@ -141,6 +144,7 @@ impl Progress {
             sealed_at: genesis.created_at,
             keys: 0,
             state: State::Running,
+            filters: Vec::new(),
         }
     }
 
@@ -155,6 +159,7 @@ impl Progress {
             sealed_at: header.sealed_at,
             keys: header.keys,
             state: header.state,
+            filters: header.filters.clone(),
         }
     }
 }
@@ -731,7 +736,9 @@ impl Epoch {
             genesis: BASE64.encode(&genesis),
         };
         write_json(&*cx.disk, &dir.join("epoch.json"), &identity)?;
-        let progress = Progress::start(&payload, &envelope.payload);
+        // What it takes along went through what the old one's records went through.
+        let filters = old.map(|o| o.stored.filters.clone()).unwrap_or_default();
+        let progress = Progress { filters, ..Progress::start(&payload, &envelope.payload) };
         let epoch = Epoch {
             dir,
             writer,

@@ -65,7 +65,8 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let _held = config::hold(&config).map_err(|e| anyhow!(e))?;
     let cx = Context::system(config).map_err(|e| anyhow!(e))?;
     let writer = cx.config.writer.clone();
-    let pipeline = Pipeline::start(cx, Filters::default())?;
+    let filters = Filters::load(&cx.config.filters).map_err(|e| anyhow!("{}: {e}", args.config.display()))?;
+    let pipeline = Pipeline::start(cx, filters)?;
     if args.retire {
         pipeline.retire();
         if !pipeline.stop(args.grace.0)? {
@@ -190,6 +191,9 @@ fn check(config: &Config) -> anyhow::Result<()> {
     writeln!(out, "writer     {}", config.writer)?;
     for s in &config.signing.get().signers {
         writeln!(out, "key        {} {}", s.public().algorithm(), s.public().id())?;
+    }
+    for line in Filters::load(&config.filters).map_err(|e| anyhow!(e))?.describe() {
+        writeln!(out, "filter     {line}")?;
     }
     let i = &config.intake;
     let mut intake = |name: &str, listen, tls: Option<&config::Tls>, who: &str| {

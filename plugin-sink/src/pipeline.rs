@@ -9,7 +9,7 @@ use crate::answer::{self, Pending, Reply};
 use crate::chain::{Accepted, Chain, Chunk, Own, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Kept, Opened, SinkError};
-use crate::filter::Filters;
+use crate::filter::{Filters, Passed};
 use crate::known::Known;
 use crate::metrics::{Fallback, Metrics};
 use crate::seal::{Close, Sealer};
@@ -25,7 +25,7 @@ use waxseal_store::Kind;
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Events, Template, relink};
-use waxseal_trail::statement::{Reason, State};
+use waxseal_trail::statement::{Filter, Reason, State};
 
 /// Input that waits for the spool thread; beyond it, intake waits.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -125,7 +125,7 @@ impl Submitter {
     pub fn submit(&self, mut chunk: Chunk, input_bytes: usize) -> Pending {
         let (reply, answer) = answer::pair();
         let shared = &*self.0;
-        chunk.filter_errors += shared.filters.apply(&mut chunk.events);
+        chunk.passed = shared.filters.apply(&mut chunk.events, &chunk.source);
         let size = chunk.events.bytes() + 256;
         let deadline = Instant::now() + PATIENCE;
         let mut q = lock(&shared.queue);
@@ -615,10 +615,10 @@ impl Flow {
 }
 
 fn run_epoch(shared: &Shared, epoch: Epoch, chain: Chain) -> End {
-    let sealer = Sealer::new(&shared.cx, &epoch, shared.filters.identities());
+    let sealer = Sealer::new(&shared.cx, &epoch);
     let dir = epoch.dir.join("spool");
     // The epoch may soon be held by a call to a store that does not answer; nobody who takes events waits for that.
-    let started = started_chunk(&epoch);
+    let started = started_chunk(&epoch, shared.filters.identities());
     let flow = Flow {
         ring: Mutex::new(Ring {
             groups: VecDeque::new(),
@@ -802,12 +802,21 @@ fn refuse_queued(shared: &Shared, r: Refusal) {
 }
 
 /// The record that makes a start visible.
-fn started_chunk(epoch: &Epoch) -> Chunk {
-    let metadata = serde_json::json!({ "boot": epoch.boot, "software": crate::SOFTWARE });
+fn started_chunk(epoch: &Epoch, filters: Vec<Filter>) -> Chunk {
+    let mut metadata = serde_json::json!({ "boot": epoch.boot, "software": crate::SOFTWARE });
+    if !filters.is_empty() {
+        metadata["filters"] = serde_json::json!(filters);
+    }
     let mut events = Events::default();
     events.push_own("writer_started", &json::to_canonical(&metadata).unwrap_or_default());
     let source = b"{\"intake\":\"sink\"}".to_vec();
-    Chunk { events, source, key: None, redelivery: Redelivery::Always, filter_errors: 0 }
+    Chunk {
+        events,
+        source,
+        key: None,
+        redelivery: Redelivery::Always,
+        passed: Passed { errors: 0, filters: Arc::new(filters) },
+    }
 }
 
 /// Tells shippers, now or when it is stored.
@@ -923,6 +932,12 @@ fn seal_thread(
         };
         let from = sealer.next_sequence();
         for record in records.records.iter().filter(|r| r.sequence >= from) {
+            // A header speaks for all records of its batch.
+            if sealer.must_close_before(&records, record)
+                && !seal(shared, flow, &mut sealer, State::Running, &tx)?
+            {
+                return Ok(());
+            }
             let full = sealer.push(cx, &records, record).map_err(to_end)? == Close::Now;
             // A batch that could not be handed over ends this thread: none may follow it.
             if full && !seal(shared, flow, &mut sealer, State::Running, &tx)? {

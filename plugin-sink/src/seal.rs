@@ -6,7 +6,7 @@
 
 use crate::Context;
 use crate::SOFTWARE;
-use crate::chain::{Sealable, Sealables};
+use crate::chain::{Sealable, Sealables, filters_said};
 use crate::epoch::{Epoch, Intent, Progress, SinkError};
 use crate::keys::Signing;
 use crate::signer;
@@ -59,7 +59,7 @@ pub struct Sealer {
 
 impl Sealer {
     /// Continues after what is sealed.
-    pub fn new(cx: &Context, epoch: &Epoch, filters: Vec<Filter>) -> Sealer {
+    pub fn new(cx: &Context, epoch: &Epoch) -> Sealer {
         let progress = epoch.sealed.clone();
         Sealer {
             trail_id: epoch.trail_id,
@@ -69,9 +69,9 @@ impl Sealer {
             next_sequence: progress.next_sequence,
             last_observed: progress.sealed_at,
             intake: progress.intake,
+            filters: progress.filters.clone(),
             progress,
             open: None,
-            filters,
             signing: cx.config.signing.get(),
             keys: epoch.key_number(),
             last_seal: Instant::now(),
@@ -91,6 +91,21 @@ impl Sealer {
     /// When the last header was sealed, or this process began.
     pub fn last_seal(&self) -> Instant {
         self.last_seal
+    }
+
+    /// Whether the open batch must close before this record, because records from here on went through other filters.
+    pub fn must_close_before(&mut self, group: &Sealables, record: &Sealable) -> bool {
+        if !matches!(record.counted, Counted::Own { .. }) {
+            return false;
+        }
+        match filters_said(&group.text_of(record)) {
+            Some(filters) if filters != self.filters && self.open.is_none() => {
+                self.filters = filters;
+                false
+            }
+            Some(filters) => filters != self.filters,
+            None => false,
+        }
     }
 
     /// Takes the next record, which must be number [`Sealer::next_sequence`].
@@ -117,6 +132,11 @@ impl Sealer {
                 })
             }
         };
+        if matches!(record.counted, Counted::Own { .. })
+            && let Some(filters) = filters_said(&group.text_of(record))
+        {
+            self.filters = filters;
+        }
         open.parquet.push(group.text_of(record), record.sequence, &record.columns)?;
         open.tree.push(record.hash);
         open.bytes += record.len as u64;

@@ -113,6 +113,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
         acknowledge: Acknowledge::Spooled,
         // Segments of a quarter of this: several of them in a run.
         spool_bytes: 40 << 10,
+        filters: Vec::new(),
         intake: Intakes::default(),
         telemetry: None,
     };
@@ -143,7 +144,7 @@ fn chunk(n: usize) -> Chunk {
         source: json::canonicalize(b"{\"intake\":\"http\"}").unwrap(),
         key: Some(key),
         redelivery: Redelivery::Always,
-        filter_errors: 0,
+        passed: Default::default(),
     }
 }
 
@@ -181,7 +182,7 @@ fn take(
 fn life(w: &World, acknowledged: &mut [bool], starting: bool, rewrite: bool) -> Result<(), SinkError> {
     let cx = &w.cx;
     let (mut epoch, mut chain) = open_state(cx, starting, rewrite)?;
-    let mut sealer = Sealer::new(cx, &epoch, vec![]);
+    let mut sealer = Sealer::new(cx, &epoch);
     assert!(matches!(upload::genesis(cx, &epoch)?, Uploaded::Stored(_)));
     epoch.note_genesis_stored(cx)?;
     for intent in std::mem::take(&mut epoch.intents) {

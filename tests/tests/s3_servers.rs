@@ -159,7 +159,8 @@ fn seal_some(site: &Site, clock: Arc<Behind>) {
     let (mut converter, mut events) = (Converter::default(), Events::default());
     (0..50).for_each(|n| converter.json(format!("{{\"n\":{n}}}").as_bytes(), &mut events));
     let source = json::canonicalize(b"{\"intake\":\"http\"}").unwrap();
-    let chunk = Chunk { events, source, key: None, redelivery: Redelivery::Always, filter_errors: 0 };
+    let chunk =
+        Chunk { events, source, key: None, redelivery: Redelivery::Always, passed: Default::default() };
     let pending = pipeline.submitter().submit(chunk, 1);
     pending.wait().unwrap();
     assert!(pipeline.stop(Duration::from_secs(30)).unwrap(), "it is stored");

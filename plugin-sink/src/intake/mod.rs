@@ -18,6 +18,7 @@ pub mod vector;
 use crate::answer::{self, Answer, Pending};
 use crate::chain::{Chunk, Redelivery, Refusal};
 use crate::config::Intakes;
+use crate::filter::Passed;
 use crate::pipeline::Submitter;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -227,7 +228,7 @@ pub fn begin(
                 d.finish().0
             });
             first = end;
-            let chunk = Chunk { events, source: source.to_vec(), key, redelivery, filter_errors: 0 };
+            let chunk = Chunk { events, source: source.to_vec(), key, redelivery, passed: Passed::default() };
             handed.pending.push_back(submitter.submit(chunk, bytes));
         }
         if !more {

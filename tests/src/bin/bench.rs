@@ -204,7 +204,8 @@ fn seal(root: &Path, name: &str, chunks: &[Vec<Vec<u8>>], json: bool, times: usi
                     }
                     let source = b"{\"intake\":\"http\",\"peer\":\"127.0.0.1\"}".to_vec();
                     let redelivery = Redelivery::Always;
-                    let chunk_of = Chunk { events, source, key: None, redelivery, filter_errors: 0 };
+                    let chunk_of =
+                        Chunk { events, source, key: None, redelivery, passed: Default::default() };
                     pending.push_back(submitter.submit(chunk_of, chunk.iter().map(Vec::len).sum()));
                     if pending.len() > 8 {
                         let done = pending.pop_front().map(waxseal_sink::answer::Pending::wait);
