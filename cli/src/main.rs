@@ -5,6 +5,7 @@
 mod bucket;
 mod canonicalize;
 mod cost;
+mod filter;
 mod generate;
 mod hold;
 mod init;
@@ -37,6 +38,7 @@ enum Command {
     Generate(generate::Generate),
     Canonicalize(canonicalize::Canonicalize),
     Cost(cost::Cost),
+    Filter(filter::Filter),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Generate(c) => c.run(),
         Command::Canonicalize(c) => c.run(),
         Command::Cost(c) => c.run(),
+        Command::Filter(c) => c.run(),
     };
     match result {
         Ok(code) => code,
