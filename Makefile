@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters memory kit deny fuzz
 
 all: build
 
@@ -27,7 +27,7 @@ demo-fluent-bit:
 test:
 	@bash scripts/test.sh
 
-# The format's crate for browsers.
+# The filters as WASM modules (into the cache: filters/enrich.wasm), and the format's crate for browsers.
 wasm:
 	@bash scripts/wasm.sh
 
@@ -52,6 +52,11 @@ bench-intake:
 bench-s3:
 	$(CARGO) build --locked --release --workspace
 	"$(CARGO_TARGET_DIR)/release/bench-s3"
+
+# Filters as modules beside the same logic run natively; needs make wasm. FILTERS="1000000 400000" is more events, more networks.
+bench-filters:
+	$(CARGO) build --locked --release --workspace
+	"$(CARGO_TARGET_DIR)/release/bench-filters" $(FILTERS)
 
 # Makes conformance/ and the example of docs/format.md anew.
 kit:
