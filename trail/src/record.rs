@@ -45,6 +45,11 @@ impl Member {
         NAMES[self as usize]
     }
 
+    /// The member of this name.
+    pub fn named(name: &[u8]) -> Option<Member> {
+        NAMES.iter().position(|n| n.as_bytes() == name).and_then(Member::at)
+    }
+
     /// The member at this place of the order; `None` beyond the last.
     pub fn at(place: usize) -> Option<Member> {
         ALL.get(place).copied()
@@ -765,7 +770,8 @@ fn write_displaced(w: &mut Writer, doc: Doc<'_>, keys: &[u32], out: &mut Vec<u8>
     Ok(())
 }
 
-fn is_uuid(text: &[u8]) -> bool {
+/// Whether a text is a UUID as records hold it.
+pub fn is_uuid(text: &[u8]) -> bool {
     text.len() == 36
         && text.iter().enumerate().all(|(i, c)| match i {
             8 | 13 | 18 | 23 => *c == b'-',

@@ -7,7 +7,7 @@
 use crate::view::{Kind, Value};
 use std::borrow::Cow;
 use waxseal_trail::json::{compare_names, write_string};
-use waxseal_trail::record::{Aside, MEMBERS, Member};
+use waxseal_trail::record::{Aside, MEMBERS, Member, is_uuid};
 use waxseal_trail::time::Time;
 
 /// Which host runs the filter.
@@ -61,7 +61,6 @@ pub struct Event<'a> {
     added: Vec<(Cow<'static, str>, Range)>,
     conflicts: Vec<String>,
     explanation: Option<Vec<String>>,
-    marks: bool,
 }
 
 const PARSED_LATER: [&[u8]; 6] =
@@ -85,7 +84,6 @@ impl<'a> Event<'a> {
             added: Vec::new(),
             conflicts: Vec::new(),
             explanation: None,
-            marks: true,
         }
     }
 
@@ -158,23 +156,18 @@ impl<'a> Event<'a> {
         if name == b"metadata" {
             return if value.kind() == Kind::Object { Place::Own } else { Place::Displaced };
         }
-        let Some(which) = (0..MEMBERS).filter_map(Member::at).find(|m| m.name().as_bytes() == name) else {
+        let Some(which) = Member::named(name) else {
             return if PARSED_LATER.contains(&name) { Place::Displaced } else { Place::Metadata };
         };
         let Some(text) = value.str() else { return Place::Displaced };
         let good = match which {
             Member::Category => text != "trail",
             Member::EventType => text != "unparsed",
-            Member::EventId => is_uuid(&text),
+            Member::EventId => is_uuid(text.as_bytes()),
             Member::Timestamp => Time::parse_rfc3339(&text).is_some(),
             _ => true,
         };
         if good { Place::Lift(which) } else { Place::Displaced }
-    }
-
-    /// Which host this is.
-    pub fn side(&self) -> Side {
-        self.side
     }
 
     /// The shipper's tag; empty where there is none.
@@ -193,19 +186,9 @@ impl<'a> Event<'a> {
         own.and_then(|t| Time::parse_rfc3339(&t)).or(self.shipped).unwrap_or(self.now)
     }
 
-    /// Whether the source itself gave the event its time (a `timestamp` in the record).
-    pub fn has_own_time(&self) -> bool {
-        self.side == Side::Shipper && self.members[Member::Timestamp as usize].is_some()
-    }
-
     /// Whether it can be looked into and added to: not what could not be read, and not what has repeated names.
     pub fn is_regular(&self) -> bool {
         !self.irregular && !self.unparsed
-    }
-
-    /// What the source said under a member's name.
-    pub fn source_member(&self, which: Member) -> Option<Value<'a>> {
-        self.members[which as usize]
     }
 
     /// A member as it is now.
@@ -236,7 +219,7 @@ impl<'a> Event<'a> {
         let named = |name: &str| {
             self.source(name)
                 .or_else(|| {
-                    let which = (0..MEMBERS).filter_map(Member::at).find(|m| m.name() == name)?;
+                    let which = Member::named(name.as_bytes())?;
                     self.members[which as usize]
                 })
                 .or_else(|| {
@@ -260,11 +243,6 @@ impl<'a> Event<'a> {
             Some((_, range)) => Value::first(self.part(*range)),
             None => self.source(name),
         }
-    }
-
-    /// Whether this filter has given the event this name.
-    pub fn has_added(&self, name: &str) -> bool {
-        self.added.iter().any(|(n, _)| n == name)
     }
 
     fn part(&self, range: Range) -> &[u8] {
@@ -355,11 +333,6 @@ impl<'a> Event<'a> {
         self.added.push((name, range));
     }
 
-    /// Takes back what was added under a name.
-    pub fn take_back(&mut self, name: &str) {
-        self.added.retain(|(n, _)| n != name);
-    }
-
     /// Names that could not be given.
     pub fn conflicts(&self) -> &[String] {
         &self.conflicts
@@ -408,13 +381,13 @@ impl<'a> Event<'a> {
         });
         let members = members.filter(|(name, _)| !self.displaced.contains(name));
         // In a shipper's record, what stands beside `metadata` is displaced by the sink's conversion.
-        let fields = self.meta.iter().filter(|f| f.inner && self.has_added_raw(f.name));
+        let fields = self.meta.iter().filter(|f| f.inner && self.has_added(f.name));
         let mut all: Vec<_> = members.chain(fields.map(|f| (f.raw, f.value))).collect();
         all.sort_unstable_by(|a, b| compare_names(a.0, b.0));
         all
     }
 
-    fn has_added_raw(&self, name: &[u8]) -> bool {
+    fn has_added(&self, name: &[u8]) -> bool {
         self.added.iter().any(|(n, _)| n.as_bytes() == name)
     }
 
@@ -462,9 +435,7 @@ impl<'a> Event<'a> {
         let mut displaced = Vec::new();
         self.write_displaced(&mut displaced);
         let mut marks = Vec::new();
-        if self.marks {
-            self.write_names(&mut marks);
-        }
+        self.write_names(&mut marks);
         let mut new: Vec<(Cow<'_, [u8]>, &[u8])> = Vec::with_capacity(self.added.len() + 2);
         for (name, range) in &self.added {
             new.push((escaped(name.as_bytes()), self.part(*range)));
@@ -472,9 +443,7 @@ impl<'a> Event<'a> {
         if !displaced.is_empty() {
             new.push((Cow::Borrowed(b"$displaced"), &displaced));
         }
-        if !marks.is_empty() {
-            new.push((Cow::Borrowed(b"$enriched"), &marks));
-        }
+        new.push((Cow::Borrowed(b"$enriched"), &marks));
         new.sort_unstable_by(|a, b| compare_names(&a.0, &b.0));
         let mut new = new.into_iter().peekable();
         let mut comma = false;
@@ -504,10 +473,8 @@ impl<'a> Event<'a> {
         for (n, v) in new {
             put(&n, false, v, out);
         }
-        out.push(if comma { b'}' } else { b'{' });
-        if !comma {
-            out.push(b'}');
-        }
+        // There is at least `$enriched`.
+        out.push(b'}');
     }
 
     /// The object `$displaced` as it is now; nothing if there is none.
@@ -560,7 +527,7 @@ impl<'a> Event<'a> {
                 }
                 continue;
             }
-            let which = (0..MEMBERS).filter_map(Member::at).find(|m| m.name().as_bytes() == name);
+            let which = Member::named(name);
             if which.is_some_and(|m| self.set[m as usize].is_some()) {
                 // What was no member of the record loses its place as well.
                 if self.members[which.map_or(0, |m| m as usize)].is_none() {
@@ -577,7 +544,7 @@ impl<'a> Event<'a> {
         }
         let mut inner = vec![b'{'];
         for (name, value) in metadata.into_iter().flat_map(Value::members) {
-            if !self.has_added_raw(name) {
+            if !self.has_added(name) {
                 put_in(name, value.text(), &mut inner);
             }
         }
@@ -595,11 +562,9 @@ impl<'a> Event<'a> {
             object.push(b'}');
             put_in(b"$displaced", &object, &mut inner);
         }
-        if self.marks {
-            let mut marks = Vec::new();
-            self.write_names(&mut marks);
-            put_in(b"$enriched", &marks, &mut inner);
-        }
+        let mut marks = Vec::new();
+        self.write_names(&mut marks);
+        put_in(b"$enriched", &marks, &mut inner);
         inner.push(b'}');
         put(b"metadata", &inner, out);
         out.push(b'}');
@@ -657,15 +622,6 @@ pub fn write_number(n: f64, out: &mut Vec<u8>) {
     {
         out.extend_from_slice(&text);
     }
-}
-
-/// Whether a text is a UUID as records hold it.
-pub fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(i, c)| match i {
-            8 | 13 | 18 | 23 => c == b'-',
-            _ => matches!(c, b'0'..=b'9' | b'a'..=b'f'),
-        })
 }
 
 /// An object that is written name by name, in any order.

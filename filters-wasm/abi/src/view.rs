@@ -275,7 +275,7 @@ fn end_of(text: &[u8], at: usize) -> Option<usize> {
 }
 
 /// How deep objects and arrays are nested in a value.
-pub fn depth(text: &[u8]) -> usize {
+fn depth(text: &[u8]) -> usize {
     let (mut depth, mut most, mut at) = (0usize, 0, 0);
     while let Some(c) = text.get(at) {
         match c {

@@ -88,6 +88,12 @@ impl<'i> Reader<'i> {
         Some(head)
     }
 
+    /// The next change: the member's place, and its new value.
+    pub fn change(&mut self) -> Option<(u32, &'i [u8])> {
+        let (member, len) = (self.int()?, self.int()?);
+        Some((member, self.bytes(len as usize)?))
+    }
+
     /// Whether all has been read.
     pub fn is_at_end(&self) -> bool {
         self.0.is_empty()

@@ -2,9 +2,9 @@
 
 use crate::normalise::{Body, Fields};
 use std::borrow::Cow;
-use waxseal_filter_abi::event::{Ids, is_uuid};
+use waxseal_filter_abi::event::Ids;
 use waxseal_filter_abi::{Event, Value};
-use waxseal_trail::record::Member;
+use waxseal_trail::record::{Member, is_uuid};
 
 /// The trace id of a W3C `traceparent` (Trace Context section 3.2): `00-<32 hex>-<16 hex>-<2 hex>`.
 fn trace_id(text: &str) -> Option<&str> {
@@ -36,7 +36,8 @@ pub(crate) fn run(event: &mut Event<'_>, fields: &Fields<'_>, body: &Body<'_>, i
         event.set_if_absent(Member::SessionId, &id);
     }
     if event.member(Member::EventId).is_none()
-        && let Some(id) = text(inner("event_id")).map(|t| t.to_ascii_lowercase()).filter(|t| is_uuid(t))
+        && let Some(id) =
+            text(inner("event_id")).map(|t| t.to_ascii_lowercase()).filter(|t| is_uuid(t.as_bytes()))
     {
         event.set(Member::EventId, &id);
     }

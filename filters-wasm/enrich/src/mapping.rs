@@ -16,7 +16,7 @@
 
 use crate::config::glob;
 use crate::schema;
-use crate::times::{Clock, Read};
+use crate::times::{Clock, Read, of_nanos};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use std::borrow::Cow;
@@ -450,7 +450,7 @@ impl Out {
             },
             Target::Member(Member::EventId) => {
                 if let Some(t) = self.text().map(|t| t.to_ascii_lowercase())
-                    && waxseal_filter_abi::event::is_uuid(&t)
+                    && waxseal_trail::record::is_uuid(t.as_bytes())
                 {
                     event.set(Member::EventId, &t);
                 }
@@ -554,8 +554,7 @@ fn time(text: &str, format: &str, clock: &Clock) -> Option<Read> {
             Some(n) => i128::from(n) * i128::from(1_000_000_000 / unit),
             None => (n * (1_000_000_000 / unit) as f64) as i128,
         };
-        let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
-        let time = Time::from_unix(seconds, nanos.rem_euclid(1_000_000_000) as u32)?;
+        let time = of_nanos(nanos)?;
         Some(Read { time, zone_assumed: false, year_assumed: false })
     };
     match format {

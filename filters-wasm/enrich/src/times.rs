@@ -1,7 +1,8 @@
 //! Times as logs write them. What a text leaves out, zone or year, comes from the configuration, and the event says so.
 
+use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 use waxseal_trail::time::Time;
 
 /// What a text that leaves something out is read with.
@@ -52,11 +53,7 @@ fn digits(text: &[u8]) -> Option<i32> {
 
 impl Clock {
     fn zoned(&self, at: DateTime) -> Option<Time> {
-        if self.zone == TimeZone::UTC {
-            return of_utc(at, 0);
-        }
-        let t = self.zone.to_ambiguous_timestamp(at).compatible().ok()?;
-        Time::from_unix(t.as_second(), t.subsec_nanosecond().unsigned_abs())
+        self.zone.to_ambiguous_timestamp(at).compatible().ok().and_then(of_timestamp)
     }
 
     /// The classic syslog time, `Dec 10 06:55:46`, at the beginning of `text`; with what follows it. `near` is the shipper's
@@ -153,7 +150,7 @@ impl Clock {
     pub(crate) fn by_format(&self, format: &str, text: &str) -> Option<Read> {
         let broken = jiff::fmt::strtime::parse(format, text).ok()?;
         if let Ok(t) = broken.to_timestamp() {
-            return Some(Read::exact(Time::from_unix(t.as_second(), t.subsec_nanosecond().unsigned_abs())?));
+            return Some(Read::exact(of_timestamp(t)?));
         }
         Some(Read { time: self.zoned(broken.to_datetime().ok()?)?, zone_assumed: true, year_assumed: false })
     }
@@ -166,21 +163,19 @@ fn at(date: Date, h: i32, m: i32, s: i32, nanos: i32) -> Option<DateTime> {
     Some(DateTime::from_parts(date, time))
 }
 
+/// Of a local time, `offset` seconds before UTC.
 fn of_utc(at: DateTime, offset: i32) -> Option<Time> {
-    let days = days_from_civil(at.year(), at.month(), at.day());
-    let seconds =
-        days * 86_400 + i64::from(at.hour()) * 3600 + i64::from(at.minute()) * 60 + i64::from(at.second())
-            - i64::from(offset);
-    Time::from_unix(seconds, at.subsec_nanosecond().unsigned_abs())
+    Offset::from_seconds(offset).ok()?.to_timestamp(at).ok().and_then(of_timestamp)
 }
 
-/// Days since 1970 of a Gregorian date (Hinnant, "chrono-compatible low-level date algorithms").
-fn days_from_civil(y: i16, m: i8, d: i8) -> i64 {
-    let y = i64::from(y) - i64::from(m <= 2);
-    let era = y.div_euclid(400);
-    let yoe = y.rem_euclid(400);
-    let doy = (153 * (i64::from(m) + if m > 2 { -3 } else { 9 }) + 2) / 5 + i64::from(d) - 1;
-    era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
+fn of_timestamp(t: Timestamp) -> Option<Time> {
+    of_nanos(t.as_nanosecond())
+}
+
+/// Of nanoseconds since 1970.
+pub(crate) fn of_nanos(nanos: i128) -> Option<Time> {
+    let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
+    Time::from_unix(seconds, nanos.rem_euclid(1_000_000_000) as u32)
 }
 
 fn year_of(t: Time) -> i16 {

@@ -36,8 +36,8 @@ fn in_sink(filter: &mut Enrich, record: &str, tag: &str, now: Time) -> Value {
     let mut r = Reader::new(&wire);
     let mut changes = Vec::new();
     for _ in 0..r.int().unwrap() {
-        let (member, len) = (r.int().unwrap(), r.int().unwrap());
-        changes.push((Member::at(member as usize).unwrap(), r.bytes(len as usize).unwrap()));
+        let (member, value) = r.change().unwrap();
+        changes.push((Member::at(member as usize).unwrap(), value));
     }
     assert!(r.is_at_end());
     let mut out = Events::default();

@@ -58,11 +58,8 @@ fn natively(filter: &mut waxseal_enrich::Enrich, from: &Events, to: &mut Events,
         let mut r = Reader::new(wire);
         let mut changes = Vec::new();
         for _ in 0..r.int().expect("a count") {
-            let (member, len) = (r.int().expect("a member"), r.int().expect("a length"));
-            changes.push((
-                Member::at(member as usize).expect("a member"),
-                r.bytes(len as usize).expect("a value"),
-            ));
+            let (member, value) = r.change().expect("a change");
+            changes.push((Member::at(member as usize).expect("a member"), value));
         }
         rewriter.push(from, i, &changes, to).expect("an event");
     }

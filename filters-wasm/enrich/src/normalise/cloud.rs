@@ -81,7 +81,7 @@ impl Found {
             event.set_if_absent(Member::CorrelationId, id);
         }
         if let Some(id) = self.event_id.as_ref().map(|i| i.to_ascii_lowercase())
-            && waxseal_filter_abi::event::is_uuid(&id)
+            && waxseal_trail::record::is_uuid(id.as_bytes())
         {
             event.set_if_absent(Member::EventId, &id);
         }
