@@ -7,11 +7,12 @@ use crate::Context;
 use crate::epoch::{Epoch, SinkError};
 use crate::filter::Passed;
 use crate::known::{CAPACITY, Fate, Known, Recent};
+use crate::lock;
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Columns, Events, Link, Template};
@@ -96,10 +97,6 @@ impl Redelivery {
             Redelivery::Attempt(n) => n,
         }
     }
-}
-
-fn lock(own: &Mutex<Own>) -> MutexGuard<'_, Own> {
-    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What became of a chunk that is now durable.

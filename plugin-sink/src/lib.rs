@@ -33,13 +33,18 @@ pub mod upload;
 use clock::Clock;
 use config::Config;
 use epoch::SinkError;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waxseal_store::disk::Disk;
 use waxseal_store::{At, Kind, Store};
 use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::statement::Trail;
 use waxseal_trail::time::Time;
+
+/// A panic in one thread ends the pipeline; the others must still be able to stop.
+pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Name and version, as statements and objects carry them.
 pub const SOFTWARE: &str = concat!("waxseal/", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@ use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Kept, Opened, SinkError};
 use crate::filter::{Filters, Passed};
 use crate::known::Known;
+use crate::lock;
 use crate::metrics::{Fallback, Metrics};
 use crate::seal::{Close, Sealer};
 use crate::spool::{Entry, Frame, Group, Spool, SpoolError, SpoolReader, is_newer};
@@ -18,7 +19,7 @@ use crate::upload::{self, Uploaded};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use waxseal_store::Kind;
@@ -104,11 +105,6 @@ impl Shared {
 
 /// So many event buffers are kept.
 const BUFFERS: usize = 4;
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in one thread ends the pipeline; the others must still be able to stop.
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A running sink.
 pub struct Pipeline {
@@ -933,10 +929,12 @@ fn seal_thread(
         let from = sealer.next_sequence();
         for record in records.records.iter().filter(|r| r.sequence >= from) {
             // A header speaks for all records of its batch.
-            if sealer.must_close_before(&records, record)
-                && !seal(shared, flow, &mut sealer, State::Running, &tx)?
-            {
-                return Ok(());
+            if let Some(filters) = sealer.other_filters(&records, record) {
+                let open = sealer.open_since().is_some();
+                if open && !seal(shared, flow, &mut sealer, State::Running, &tx)? {
+                    return Ok(());
+                }
+                sealer.set_filters(filters);
             }
             let full = sealer.push(cx, &records, record).map_err(to_end)? == Close::Now;
             // A batch that could not be handed over ends this thread: none may follow it.

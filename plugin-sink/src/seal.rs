@@ -93,19 +93,16 @@ impl Sealer {
         self.last_seal
     }
 
-    /// Whether the open batch must close before this record, because records from here on went through other filters.
-    pub fn must_close_before(&mut self, group: &Sealables, record: &Sealable) -> bool {
-        if !matches!(record.counted, Counted::Own { .. }) {
-            return false;
-        }
-        match filters_said(&group.text_of(record)) {
-            Some(filters) if filters != self.filters && self.open.is_none() => {
-                self.filters = filters;
-                false
-            }
-            Some(filters) => filters != self.filters,
-            None => false,
-        }
+    /// What records from this one on went through, if that is not what the open batch's records did: it must close before.
+    pub fn other_filters(&self, group: &Sealables, record: &Sealable) -> Option<Vec<Filter>> {
+        let own = matches!(record.counted, Counted::Own { .. });
+        let said = own.then(|| filters_said(&group.text_of(record))).flatten();
+        said.filter(|filters| *filters != self.filters)
+    }
+
+    /// Records from here on went through these.
+    pub fn set_filters(&mut self, filters: Vec<Filter>) {
+        self.filters = filters;
     }
 
     /// Takes the next record, which must be number [`Sealer::next_sequence`].
@@ -132,11 +129,6 @@ impl Sealer {
                 })
             }
         };
-        if matches!(record.counted, Counted::Own { .. })
-            && let Some(filters) = filters_said(&group.text_of(record))
-        {
-            self.filters = filters;
-        }
         open.parquet.push(group.text_of(record), record.sequence, &record.columns)?;
         open.tree.push(record.hash);
         open.bytes += record.len as u64;

@@ -6,10 +6,11 @@
 pub mod wasm;
 
 use crate::config::{Size, Span, Text};
+use crate::lock;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasm::{Runtime, Wasm};
@@ -152,10 +153,6 @@ pub struct Filters {
 const LOOK: Duration = Duration::from_secs(2);
 /// How long an epoch is: time limits are whole numbers of it.
 const TICK: Duration = Duration::from_millis(10);
-
-pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Filters {
     /// Loads what a configuration names, and keeps up with changes of the files from then on.

@@ -4,7 +4,8 @@
 //! directories that it is given, read-only, the clock, randomness, and nothing else; it has no output. Memory is limited by
 //! the store, time by epochs. What it gives back is held to the page (`waxseal_trail::record::Rewriter`) before it counts.
 
-use super::{OnError, Settings, TICK, lock};
+use super::{OnError, Settings, TICK};
+use crate::lock;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -88,6 +89,8 @@ struct Loaded {
     identity: Arc<statement::Filter>,
     on_error: OnError,
     running: Option<Running>,
+    /// When it could not be started again.
+    failed: Option<Instant>,
     stamps: Stamps,
 }
 
@@ -214,104 +217,79 @@ impl Wasm {
     ) -> u64 {
         let mut out = std::mem::take(&mut scratch.spare);
         out.clear();
-        let all = 0..events.len();
-        let mut failures: Vec<String> = Vec::new();
-        let whole = self.call(loaded, scratch, events, all.clone(), source, flags).and_then(|()| {
-            take(scratch, events, all.clone(), &mut out, told, &mut |i, e, s, out| {
-                failures.push(self.failed(loaded.on_error, &loaded.identity.name, events, i, &e, s, out));
-            })
-        });
+        let mut failures = Failures {
+            on_error: loaded.on_error,
+            name: loaded.identity.name.clone(),
+            count: 0,
+            last: String::new(),
+        };
+        let whole = self
+            .call(loaded, scratch, events, source, flags)
+            .and_then(|()| take(scratch, events, &mut out, told, &mut failures));
         if let Err(e) = whole {
             // Someone of the chunk did it: each alone, then.
             out.clear();
-            failures.clear();
-            let single = events.len() == 1;
-            for i in all {
-                let one = if single {
+            failures.count = 0;
+            let alone = events.len() == 1;
+            let (mut one, mut of_one) = (Events::default(), Events::default());
+            for i in 0..events.len() {
+                one.clear();
+                one.push_same(events, i);
+                of_one.clear();
+                let before = failures.count;
+                let done = if alone {
                     Err(e.clone())
                 } else {
-                    self.call(loaded, scratch, events, i..i + 1, source, flags)
-                };
-                let before = out.len();
-                let done = one.and_then(|()| {
-                    take(scratch, events, i..i + 1, &mut out, told, &mut |i, e, s, out| {
-                        failures.push(self.failed(
-                            loaded.on_error,
-                            &loaded.identity.name,
-                            events,
-                            i,
-                            &e,
-                            s,
-                            out,
-                        ));
+                    self.call(loaded, scratch, &one, source, flags).and_then(|()| {
+                        take(scratch, &one, &mut of_one, &mut |_, text| told(i, text), &mut failures)
                     })
-                });
-                if let (Err(e), true) = (done, out.len() == before) {
-                    let name = &loaded.identity.name;
-                    failures.push(self.failed(
-                        loaded.on_error,
-                        name,
-                        events,
-                        i,
-                        &e,
-                        &mut scratch.rewriter,
-                        &mut out,
-                    ));
+                };
+                match done {
+                    Ok(()) => out.push_same(&of_one, 0),
+                    Err(e) => {
+                        failures.count = before;
+                        failures.put(&one, 0, &e, &mut scratch.rewriter, &mut out);
+                    }
                 }
             }
         }
         std::mem::swap(events, &mut out);
         scratch.spare = out;
-        let failed = failures.len() as u64;
-        if failed > 0 {
-            scratch.unsaid += failed;
+        if failures.count > 0 {
+            scratch.unsaid += failures.count;
             if scratch.said.is_none_or(|t| t.elapsed() >= Duration::from_secs(60)) {
                 scratch.said = Some(Instant::now());
-                let what = failures.last().map_or("", |f| f);
-                tracing::error!(
-                    "filter {}: failed on {} events; the last: {what}",
-                    loaded.identity.name,
-                    scratch.unsaid
-                );
+                let Failures { name, last, .. } = &failures;
+                tracing::error!("filter {name}: failed on {} events; the last: {last}", scratch.unsaid);
                 scratch.unsaid = 0;
             }
         }
-        failed
+        failures.count
     }
 
-    /// Calls the module for some of the events; what it answers is in `scratch.output`.
+    /// Calls the module for events; what it answers is in `scratch.output`.
     fn call(
         &self,
         loaded: &mut Loaded,
         scratch: &mut Scratch,
         events: &Events,
-        which: std::ops::Range<usize>,
         source: &[u8],
         flags: u32,
     ) -> Result<(), String> {
         if loaded.running.is_none() {
-            loaded.running = Some(start(&self.runtime, &loaded.module, &self.settings)?);
+            // Reading all data again for each event of a chunk would hold up everyone.
+            if loaded.failed.is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
+                return Err("it cannot be started again".into());
+            }
+            let started = start(&self.runtime, &loaded.module, &self.settings);
+            loaded.failed = started.is_err().then(Instant::now);
+            loaded.running = Some(started?);
         }
         let Some(running) = &mut loaded.running else { return Err("it is not running".into()) };
-        let now = now();
-        // One event alone does not carry the text of all.
-        let mut text = Vec::new();
-        let single = which.len() == 1 && events.len() > 1;
-        let mut places = Vec::new();
-        if single {
-            places.push(events.places(which.start).map(|(from, to)| {
-                let at = text.len() as u32;
-                text.extend_from_slice(&events.text()[from as usize..to as usize]);
-                (at, text.len() as u32)
-            }));
-        }
-        let text: &[u8] = if single { &text } else { events.text() };
-        let mut w = wire::Writer::new(&mut scratch.input, which.len(), flags, now, source, text);
-        match places.first() {
-            Some(p) => w.event(p),
-            None => which.clone().for_each(|i| w.event(&events.places(i))),
-        }
-        let limit = self.settings.timeout + Duration::from_millis(which.len() as u64);
+        let count = events.len();
+        let mut w = wire::Writer::new(&mut scratch.input, count, flags, now(), source, events.text());
+        (0..count).for_each(|i| w.event(&events.places(i)));
+        let limit = self.settings.timeout + Duration::from_millis(count as u64);
         let result = running.call(&scratch.input, &mut scratch.output, limit);
         if result.is_err() {
             // Its memory may be anything now.
@@ -319,21 +297,23 @@ impl Wasm {
         }
         result
     }
+}
 
-    /// Adds what stands for event `i`, on which the filter failed. The reason, without a byte of the event.
-    #[allow(clippy::too_many_arguments)]
-    fn failed(
-        &self,
-        on_error: OnError,
-        name: &str,
-        events: &Events,
-        i: usize,
-        reason: &str,
-        rewriter: &mut Rewriter,
-        out: &mut Events,
-    ) -> String {
-        let text = format!("{name}: {reason}");
-        match on_error {
+/// Events of a chunk that the filter failed on.
+struct Failures {
+    on_error: OnError,
+    /// The filter's.
+    name: String,
+    count: u64,
+    last: String,
+}
+
+impl Failures {
+    /// Adds what stands for event `i`, with the reason, which has no byte of the event.
+    fn put(&mut self, events: &Events, i: usize, reason: &str, rewriter: &mut Rewriter, out: &mut Events) {
+        self.count += 1;
+        self.last = format!("{}: {reason}", self.name);
+        match self.on_error {
             OnError::Pass => {
                 let places = events.places(i)[Member::Metadata as usize];
                 let old = &events.text()[places.0 as usize..places.1 as usize];
@@ -341,7 +321,7 @@ impl Wasm {
                     serde_json::from_slice(old).unwrap_or_default();
                 let list = metadata.entry("$filter_errors").or_insert_with(|| serde_json::json!([]));
                 if let Some(list) = list.as_array_mut() {
-                    list.push(text.clone().into());
+                    list.push(self.last.clone().into());
                 }
                 let marked = json::to_canonical(&metadata).unwrap_or_default();
                 if rewriter.push(events, i, &[(Member::Metadata, &marked)], out).is_err() {
@@ -352,33 +332,30 @@ impl Wasm {
             OnError::Withhold => {
                 let whole = events.members_json(i);
                 let held = serde_json::json!({"$withheld": {
-                    "bytes": whole.len(), "filter": name, "reason": reason, "sha256": sha256(&whole).to_string(),
+                    "bytes": whole.len(), "filter": self.name, "reason": reason, "sha256": sha256(&whole).to_string(),
                 }});
                 out.push_withheld(events, i, &json::to_canonical(&held).unwrap_or_default());
             }
         }
-        text
     }
 }
 
-/// Reads the module's answer for some of the events into `out`.
+/// Reads the module's answer for events into `out`.
 fn take(
     scratch: &mut Scratch,
     events: &Events,
-    which: std::ops::Range<usize>,
     out: &mut Events,
     told: &mut dyn FnMut(usize, &str),
-    failed: &mut dyn FnMut(usize, String, &mut Rewriter, &mut Events),
+    failures: &mut Failures,
 ) -> Result<(), String> {
     const CUT: &str = "its answer is cut off";
     let Scratch { output, rewriter, .. } = scratch;
     let mut r = wire::Reader::new(output);
     let mut changes: Vec<Change<'_>> = Vec::new();
-    for i in which {
+    for i in 0..events.len() {
         changes.clear();
         for _ in 0..r.int().ok_or(CUT)? {
-            let (member, len) = (r.int().ok_or(CUT)?, r.int().ok_or(CUT)?);
-            let value = r.bytes(len as usize).ok_or(CUT)?;
+            let (member, value) = r.change().ok_or(CUT)?;
             if member == wire::EXPLANATION {
                 told(i, &String::from_utf8_lossy(value));
                 continue;
@@ -389,7 +366,7 @@ fn take(
         if changes.is_empty() || events.own(i).is_some() {
             out.push_same(events, i);
         } else if let Err(e) = rewriter.push(events, i, &changes, out) {
-            failed(i, format!("what it made of the event is none: {e}"), rewriter, out);
+            failures.put(events, i, &format!("what it made of the event is none: {e}"), rewriter, out);
         }
     }
     if r.is_at_end() { Ok(()) } else { Err("its answer is too long".into()) }
@@ -553,6 +530,7 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
             identity: Arc::new(identity),
             on_error: settings.on_error.unwrap_or(asks),
             running: Some(running),
+            failed: None,
             stamps,
         };
         if settled {

@@ -10,9 +10,10 @@
 
 use crate::chain::Redelivery;
 use crate::known::Recent;
+use crate::lock;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use waxseal_trail::hash::Hash;
 
@@ -104,10 +105,6 @@ struct Taken {
     connection: u64,
     what: What,
     events: Arc<[Hash]>,
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Doubts {
