@@ -21,6 +21,7 @@ mod msgpack;
 pub mod name;
 mod number;
 pub mod record;
+pub mod scan;
 #[cfg(feature = "statements")]
 pub mod statement;
 mod tape;

@@ -9,9 +9,12 @@
 use crate::hash::{Hash, sha256};
 use crate::json;
 use crate::msgpack;
+use crate::scan::{self, string_end};
 pub use crate::tape::{Builder, Fault, MAX_DEPTH, MAX_RECORD, RESERVED};
-use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, quote, utf16_cmp};
+use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, is_plain_ascii, quote, utf16_cmp};
 use crate::time::Time;
+use std::borrow::Cow;
+use std::cmp::Ordering;
 
 /// Of an unparsed text, at most so many bytes stand in the record.
 pub const MAX_RAW: usize = 131_072;
@@ -548,10 +551,30 @@ impl Converter {
 #[derive(Default)]
 pub struct Rewriter {
     tape: Tape,
+    merged: Vec<u8>,
 }
 
-/// One member's new value: canonical JSON, or empty where the member is to be absent.
-pub type Change<'c> = (Member, &'c [u8]);
+/// A name, decoded, with what orders it quickly.
+struct Name<'n> {
+    key: u64,
+    text: Cow<'n, [u8]>,
+}
+
+impl Name<'_> {
+    fn compare(&self, other: &Name<'_>) -> Ordering {
+        self.key.cmp(&other.key).then_with(|| json::compare_names(&self.text, &other.text))
+    }
+}
+
+/// What a filter makes of an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'c> {
+    /// A member's new value: canonical JSON, or empty where the member is to be absent.
+    Set(Member, &'c [u8]),
+    /// A member of the metadata: its name as canonical JSON has it between quotes, and its value, canonical JSON. It takes the
+    /// place of what has the name. Such changes come in the order of [`json::compare_names`], behind all others.
+    Add(&'c [u8], &'c [u8]),
+}
 
 impl Rewriter {
     /// Adds event `i` of `from` with `changes` to `to`.
@@ -568,7 +591,13 @@ impl Rewriter {
         let mark = to.text.len();
         let unparsed = to.unparsed;
         to.push_same(from, i);
-        let done = changes.iter().try_for_each(|change| self.change(*change, to)).and_then(|()| {
+        let set = changes.iter().take_while(|c| matches!(c, Change::Set(..))).count();
+        let (set, added) = changes.split_at(set);
+        let sets = set.iter().try_for_each(|change| match change {
+            Change::Set(member, json) => self.change(*member, json, to),
+            Change::Add(..) => Err(Malformed::Value("metadata")),
+        });
+        let done = sets.and_then(|()| self.add(added, to)).and_then(|()| {
             let m = to.list.last().ok_or(Malformed::Missing("event"))?;
             let size: usize = NAMES
                 .iter()
@@ -586,7 +615,100 @@ impl Rewriter {
         done
     }
 
-    fn change(&mut self, (member, json): Change<'_>, to: &mut Events) -> Result<(), Malformed> {
+    /// Merges members into the last event's metadata, whose other members are not looked into again.
+    fn add(&mut self, added: &[Change<'_>], to: &mut Events) -> Result<(), Malformed> {
+        const METADATA: usize = Member::Metadata as usize;
+        let Some(m) = to.list.last_mut() else { return Err(Malformed::Missing("event")) };
+        if added.is_empty() {
+            return Ok(());
+        }
+        let (from, end) = (m.ranges[METADATA].0 as usize, m.ranges[METADATA].1 as usize);
+        let mut merged = std::mem::take(&mut self.merged);
+        merged.clear();
+        let mut count = 0u32;
+        let mut ip = None;
+        let mut put = |name: &[u8], value: &[u8]| {
+            merged.reserve(name.len() + value.len() + 6);
+            merged.extend_from_slice(if count > 0 { b",\"" } else { b"{\"" });
+            merged.extend_from_slice(name);
+            merged.extend_from_slice(b"\":");
+            if name == b"ip_address" && value.starts_with(b"\"") {
+                ip = Some((merged.len(), value.len()));
+            }
+            merged.extend_from_slice(value);
+            count += 1;
+        };
+        let mut old = scan::members(&to.text[from..end]).peekable();
+        let mut wrapper = false;
+        let mut last: Option<Name<'_>> = None;
+        for change in added {
+            let Change::Add(raw, value) = *change else { return Err(Malformed::Value("metadata")) };
+            let name = self.name(raw, false)?;
+            if last.is_some_and(|l| l.compare(&name).is_ge()) {
+                return Err(Malformed::NotCanonical);
+            }
+            self.check_value(value)?;
+            wrapper |= matches!(raw, b"$number" | b"$bytes" | b"$ext" | b"$map");
+            while let Some((old_raw, old_value)) = old.peek().copied() {
+                match self.name(old_raw, true)?.compare(&name) {
+                    Ordering::Less => put(old_raw, old_value),
+                    Ordering::Equal => {}
+                    Ordering::Greater => break,
+                }
+                old.next();
+            }
+            put(raw, value);
+            last = Some(name);
+        }
+        old.for_each(|(raw, value)| put(raw, value));
+        merged.push(b'}');
+        if wrapper && count == 1 {
+            return Err(Malformed::Wrapper("metadata"));
+        }
+        let at = to.text.len();
+        m.ranges[METADATA] = (at as u32, (at + merged.len()) as u32);
+        m.source_ip = (0, 0);
+        m.escaped &= !(1 << SOURCE_IP);
+        if let Some((from, len)) = ip {
+            m.source_ip = ((at + from) as u32, (at + from + len) as u32);
+            if !is_plain_ascii(&merged, from + 1, len - 2) {
+                m.escaped |= 1 << SOURCE_IP;
+            }
+        }
+        to.text.extend_from_slice(&merged);
+        self.merged = merged;
+        Ok(())
+    }
+
+    /// A name of one of the metadata's members, as it is compared; `known`: it is canonical.
+    fn name<'n>(&mut self, raw: &'n [u8], known: bool) -> Result<Name<'n>, Malformed> {
+        if !raw.contains(&b'\\') && (known || is_plain_ascii(raw, 0, raw.len())) {
+            return Ok(Name { key: json::name_key(raw), text: Cow::Borrowed(raw) });
+        }
+        let quoted = [b"\"", raw, b"\""].concat();
+        if !json::parse_canonical(&quoted, 1, &mut self.tape)? {
+            return Err(Malformed::NotCanonical);
+        }
+        let doc = Doc { input: &quoted, tape: &self.tape };
+        let text = doc.string(0).ok_or(Malformed::NotCanonical)?.to_vec();
+        Ok(Name { key: json::name_key(&text), text: Cow::Owned(text) })
+    }
+
+    /// What is to be the value of one of the metadata's members.
+    fn check_value(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        if let [b'"', inner @ .., b'"'] = value
+            && is_plain_ascii(value, 1, inner.len())
+        {
+            return Ok(());
+        }
+        // The record and its metadata are around it.
+        if !json::parse_canonical(value, MAX_DEPTH - 2, &mut self.tape)? {
+            return Err(Malformed::NotCanonical);
+        }
+        if self.tape.odd { check_tree(Doc { input: value, tape: &self.tape }) } else { Ok(()) }
+    }
+
+    fn change(&mut self, member: Member, json: &[u8], to: &mut Events) -> Result<(), Malformed> {
         let which = member as usize;
         let Some(m) = to.list.last_mut() else { return Err(Malformed::Missing("event")) };
         let kind = m.kind;
@@ -624,7 +746,7 @@ impl Rewriter {
                         && let (Node::Str(_), Some((_, end))) = (doc.node(key + 1), name.in_input())
                     {
                         let from = end + 2;
-                        let len = quoted_len(&json[from as usize..]);
+                        let len = string_end(json, from as usize).map_or(0, |end| end as u32 - from);
                         source_ip = (at + from, at + from + len);
                         escaped = !is_clean(doc, key + 1);
                     }
@@ -664,15 +786,6 @@ impl Rewriter {
         to.text.extend_from_slice(json);
         Ok(())
     }
-}
-
-/// The length of the JSON string that `text` begins with, quotes included.
-fn quoted_len(text: &[u8]) -> u32 {
-    let mut at = 1;
-    while at < text.len() && text[at] != b'"' {
-        at += if text[at] == b'\\' { 2 } else { 1 };
-    }
-    at as u32 + 1
 }
 
 /// Writes values as records hold them: what stands beside events, in `source`. Keeps its memory.

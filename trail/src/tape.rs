@@ -354,7 +354,6 @@ impl<'a> Doc<'a> {
 /// That is byte order, but for one thing: U+E000 to U+FFFF (lead bytes EE and EF) sort after the
 /// surrogates of everything above them (lead bytes F0 to F4).
 pub(crate) fn utf16_cmp(a: &[u8], b: &[u8]) -> core::cmp::Ordering {
-    let rank = |c: u8| if c == 0xee || c == 0xef { c + 0x10 } else { c };
     // Names in one object mostly differ at once.
     if let (Some(x), Some(y)) = (a.first(), b.first())
         && x != y
@@ -365,6 +364,22 @@ pub(crate) fn utf16_cmp(a: &[u8], b: &[u8]) -> core::cmp::Ordering {
         None => a.len().cmp(&b.len()),
         Some(i) => rank(a[i]).cmp(&rank(b[i])),
     }
+}
+
+/// Bytes of UTF-8 have the order of UTF-16's code units but for those that begin U+E000 to U+FFFF, behind the surrogates.
+fn rank(c: u8) -> u8 {
+    if c == 0xee || c == 0xef { c + 0x10 } else { c }
+}
+
+/// The beginning of a name: where two differ, so do the names, and in the order of [`utf16_cmp`].
+pub(crate) fn utf16_key(name: &[u8]) -> u64 {
+    let mut key = [0; 8];
+    let n = name.len().min(8);
+    key[..n].copy_from_slice(&name[..n]);
+    if u64::from_ne_bytes(key) & HIGH != 0 {
+        key.iter_mut().for_each(|c| *c = rank(*c));
+    }
+    u64::from_be_bytes(key)
 }
 
 /// How a tape is written.
@@ -621,6 +636,7 @@ pub(crate) fn is_plain_ascii(whole: &[u8], from: usize, len: usize) -> bool {
 
 /// A JSON string of UTF-8 `text`, escaped as RFC 8785 section 3.2.2.2 has it.
 pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text;
     loop {

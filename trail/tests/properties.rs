@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use waxseal_trail::hash::Hash;
-use waxseal_trail::json::{canonicalize, is_canonical, split_array};
-use waxseal_trail::record::{Checker, Converter, Events, Link, Template};
+use waxseal_trail::json::{canonicalize, compare_names, is_canonical, split_array};
+use waxseal_trail::record::{Change, Checker, Converter, Events, Link, Member, Rewriter, Template};
 use waxseal_trail::time::Time;
 
 fn value(keys: &'static str) -> impl Strategy<Value = Value> {
@@ -146,6 +146,37 @@ proptest! {
             back.insert("timestamp".into(), e["timestamp"].clone());
         }
         prop_assert_eq!(normal(&Value::Object(back)), normal(&Value::Object(e)), "{}", got);
+    }
+
+    /// What a filter adds to the metadata is as if it had written all of it, and is refused where that would be.
+    #[test]
+    fn added_members_are_as_if_all_had_been_written(e in event(), new in event()) {
+        prop_assume!(!new.is_empty());
+        let text = serde_json::to_vec(&e).unwrap();
+        let mut from = Events::default();
+        Converter::default().json(&text, &mut from);
+        let mut parts: Vec<(String, Vec<u8>, Vec<u8>)> = Vec::new();
+        for (name, value) in &new {
+            let quoted = canonicalize(&serde_json::to_vec(name).unwrap()).unwrap();
+            let value = canonicalize(&serde_json::to_vec(value).unwrap()).unwrap();
+            parts.push((name.clone(), quoted[1..quoted.len() - 1].to_vec(), value));
+        }
+        parts.sort_by(|a, b| compare_names(a.0.as_bytes(), b.0.as_bytes()));
+        let adds: Vec<Change<'_>> = parts.iter().map(|(_, name, value)| Change::Add(name, value)).collect();
+        let mut merged = members(&text)["metadata"].as_object().cloned().unwrap_or_default();
+        merged.extend(new.clone());
+        let whole = canonicalize(&serde_json::to_vec(&merged).unwrap()).unwrap();
+        let (mut one, mut other) = (Events::default(), Events::default());
+        let mut rewriter = Rewriter::default();
+        let added = rewriter.push(&from, 0, &adds, &mut one);
+        let set = rewriter.push(&from, 0, &[Change::Set(Member::Metadata, &whole)], &mut other);
+        prop_assert_eq!(added.is_ok(), set.is_ok(), "{:?} {:?} {}", added, set, String::from_utf8_lossy(&whole));
+        if set.is_ok() {
+            prop_assert_eq!(one.members_json(0), other.members_json(0));
+            // In another order it is no answer.
+            let back: Vec<Change<'_>> = adds.iter().rev().copied().collect();
+            prop_assert_eq!(rewriter.push(&from, 0, &back, &mut Events::default()).is_ok(), adds.len() == 1);
+        }
     }
 
     #[test]
