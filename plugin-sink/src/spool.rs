@@ -442,6 +442,10 @@ impl Spool {
             }
         }
         let mut numbers = list_segments(&*disk, dir).map_err(fault(dir, "list it"))?;
+        if numbers.is_empty() {
+            // Numbers begin anew: what was given back must not come back beside them when the machine stops.
+            disk.sync_dir(dir).map_err(fault(dir, "sync it"))?;
+        }
         let mut spool = Spool {
             disk: disk.clone(),
             dir: dir.into(),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use waxseal_e2e::forge::{Signers, at, trail};
-use waxseal_e2e::process::each_record;
+use waxseal_e2e::process::{each_record, headers};
+use waxseal_filter_host::Passed;
 use waxseal_sink::Context;
 use waxseal_sink::chain::{Accepted, Chain, Chunk, Redelivery, Sealables, read_back};
 use waxseal_sink::clock::Clock;
@@ -29,7 +30,7 @@ use waxseal_trail::json;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
 use waxseal_trail::record::{Checker, Converter, Events};
-use waxseal_trail::statement::{Lock, State};
+use waxseal_trail::statement::{Filter, Lock, State};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::{Trust, WriterTrust};
 use waxseal_verify::{Anchor, Options, Silent, verify};
@@ -144,7 +145,19 @@ fn chunk(n: usize) -> Chunk {
         source: json::canonicalize(b"{\"intake\":\"http\"}").unwrap(),
         key: Some(key),
         redelivery: Redelivery::Always,
-        passed: Default::default(),
+        passed: Passed { errors: 0, filters: Arc::new(filters_of(n)) },
+    }
+}
+
+/// What chunk `n` went through: none, then one, then another.
+fn filters_of(n: usize) -> Vec<Filter> {
+    let filter = |config: &[u8]| {
+        vec![Filter { name: "f".into(), module: sha256(b"module"), config: sha256(config), data: vec![] }]
+    };
+    match n {
+        0..4 => vec![],
+        4..8 => filter(b"one"),
+        _ => filter(b"another"),
     }
 }
 
@@ -169,6 +182,13 @@ fn take(
     records: &Sealables,
 ) -> Result<(), SinkError> {
     for r in records.records.iter().filter(|r| r.sequence >= sealer.next_sequence()).collect::<Vec<_>>() {
+        if let Some(filters) = sealer.other_filters(records, r) {
+            if sealer.open_since().is_some() {
+                store_one(cx, epoch, sealer, State::Running)?;
+                chain.release(cx, epoch.stored.next_sequence)?;
+            }
+            sealer.set_filters(filters);
+        }
         if sealer.push(cx, records, r)? == Close::Now {
             store_one(cx, epoch, sealer, State::Running)?;
             chain.release(cx, epoch.stored.next_sequence)?;
@@ -274,9 +294,16 @@ fn check(w: &World, acknowledged: &[bool]) {
     };
     let report = verify(&*w.cx.store, &options, &Silent);
     assert_eq!(report.exit_status(false, false), 0, "{:#?}", report.findings);
+    // A header speaks for all events of its batch.
+    let headers = headers(&*w.cx.store);
     let mut seen = vec![0; CHUNKS * EVENTS];
     each_record(&*w.cx.store, &[], &mut |v| {
         if let Some(n) = v["metadata"]["chunk"].as_u64() {
+            let sequence = v["sequence"].as_u64().unwrap();
+            let of = headers.iter().find(|h| {
+                (h.events.first_sequence..h.events.first_sequence + h.events.count).contains(&sequence)
+            });
+            assert_eq!(of.expect("a header").filters, filters_of(n as usize), "chunk {n}");
             seen[n as usize * EVENTS + v["metadata"]["event"].as_u64().unwrap() as usize] += 1;
         }
     });
