@@ -6,8 +6,8 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use waxseal_sink::filter::wasm::{Runtime, Wasm};
-use waxseal_sink::filter::{OnError, Settings};
+use waxseal_filter_host::wasm::{Runtime, Wasm};
+use waxseal_filter_host::{OnError, Process, Settings};
 use waxseal_trail::record::{Converter, Events};
 
 /// Try filters on samples, check their configurations, compile them
@@ -58,7 +58,7 @@ impl Module {
     }
 
     fn load(&self, settings: Settings) -> anyhow::Result<Wasm> {
-        let runtime = Arc::new(Runtime::new().map_err(|e| anyhow!(e))?);
+        let runtime = Arc::new(Runtime::new(Process::Own).map_err(|e| anyhow!(e))?);
         let ticking = Arc::downgrade(&runtime);
         // Time limits are counted in these; the thread ends with the runtime.
         std::thread::spawn(move || {
@@ -195,12 +195,16 @@ struct Compile {
     /// Where the native code goes
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// For the plugin in Fluent Bit, where no signal may be needed, and not for waxseal-sink
+    #[arg(long)]
+    fluent_bit: bool,
 }
 
 impl Compile {
     fn run(self) -> anyhow::Result<ExitCode> {
         let wasm = std::fs::read(&self.module).with_context(|| self.module.display().to_string())?;
-        let runtime = Runtime::new().map_err(|e| anyhow!(e))?;
+        let process = if self.fluent_bit { Process::Shipper } else { Process::Own };
+        let runtime = Runtime::new(process).map_err(|e| anyhow!(e))?;
         let native = runtime.precompile(&wasm).map_err(|e| anyhow!("{}: {e}", self.module.display()))?;
         #[allow(clippy::disallowed_methods)] // no evidence
         std::fs::write(&self.output, &native).with_context(|| self.output.display().to_string())?;

@@ -10,7 +10,6 @@
 use sink::Context;
 use sink::chain::Redelivery;
 use sink::config::{self, Config, Instead};
-use sink::filter::Filters;
 use sink::intake::doubt::Attempts;
 use sink::intake::hand_over;
 use sink::pipeline::{Pipeline, Submitter};
@@ -23,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::Level;
+use waxseal_filter_host::{Filters, Process};
 use waxseal_trail::fluent;
 use waxseal_trail::hash::Digest;
 use waxseal_trail::record::Converter;
@@ -138,7 +138,7 @@ impl Instance {
                 Some((runtime, listener))
             }
         };
-        let filters = Filters::load(&config.filters)?;
+        let filters = Filters::load(&config.filters, Process::Shipper)?;
         let pipeline = Pipeline::start(Context::system(config)?, filters).map_err(|e| e.to_string())?;
         let submitter = pipeline.submitter();
         let (stop, stopped) = tokio::sync::watch::channel(false);

@@ -5,7 +5,6 @@
 
 use crate::Context;
 use crate::epoch::{Epoch, SinkError};
-use crate::filter::Passed;
 use crate::known::{CAPACITY, Fate, Known, Recent};
 use crate::lock;
 use crate::spool::{AppendError, Counted, Entry, Frame, Group, Spool, SpoolError};
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use waxseal_filter_host::Passed;
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;
 use waxseal_trail::record::{Checker, Columns, Events, Link, Template};

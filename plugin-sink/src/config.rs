@@ -549,7 +549,7 @@ pub struct Config {
     /// Bytes.
     pub spool_bytes: u64,
     /// What events go through.
-    pub filters: Vec<crate::filter::Settings>,
+    pub filters: Vec<waxseal_filter_host::Settings>,
     /// The server's protocols.
     pub intake: Intakes,
     /// Telemetry.
@@ -628,7 +628,7 @@ impl Config {
         }
         let filters = raw.filters.into_iter().enumerate();
         let filters = filters
-            .map(|(i, f)| crate::filter::Settings::check(f).map_err(|e| format!("filters[{i}].{e}")))
+            .map(|(i, f)| f.check().map_err(|e| format!("filters[{i}].{e}")))
             .collect::<Result<_, _>>()?;
         let intake = check_intake(raw.intake)?;
         let telemetry = raw

@@ -4,8 +4,8 @@ use anyhow::anyhow;
 use clap::Parser;
 use std::path::PathBuf;
 use std::time::Duration;
+use waxseal_filter_host::{Filters, Process};
 use waxseal_sink::config::{self, Config};
-use waxseal_sink::filter::Filters;
 use waxseal_sink::intake;
 use waxseal_sink::pipeline::{Pipeline, Submitter};
 use waxseal_sink::{Context, memory, telemetry};
@@ -65,7 +65,8 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let _held = config::hold(&config).map_err(|e| anyhow!(e))?;
     let cx = Context::system(config).map_err(|e| anyhow!(e))?;
     let writer = cx.config.writer.clone();
-    let filters = Filters::load(&cx.config.filters).map_err(|e| anyhow!("{}: {e}", args.config.display()))?;
+    let filters = Filters::load(&cx.config.filters, Process::Own);
+    let filters = filters.map_err(|e| anyhow!("{}: {e}", args.config.display()))?;
     let pipeline = Pipeline::start(cx, filters)?;
     if args.retire {
         pipeline.retire();
@@ -192,7 +193,9 @@ fn check(config: &Config) -> anyhow::Result<()> {
     for s in &config.signing.get().signers {
         writeln!(out, "key        {} {}", s.public().algorithm(), s.public().id())?;
     }
-    for line in Filters::load(&config.filters).map_err(|e| anyhow!(e))?.describe() {
+    // Without intake it is the configuration of the plugin in a shipper's process.
+    let process = if config.intake.listeners() == 0 { Process::Shipper } else { Process::Own };
+    for line in Filters::load(&config.filters, process).map_err(|e| anyhow!(e))?.describe() {
         writeln!(out, "filter     {line}")?;
     }
     let i = &config.intake;

@@ -9,7 +9,6 @@ use crate::answer::{self, Pending, Reply};
 use crate::chain::{Accepted, Chain, Chunk, Own, Receipt, Redelivery, Refusal, Sealables, read_back};
 use crate::config::Acknowledge;
 use crate::epoch::{Epoch, Intent, Kept, Opened, SinkError};
-use crate::filter::{Filters, Passed};
 use crate::known::Known;
 use crate::lock;
 use crate::metrics::{Fallback, Metrics};
@@ -22,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use waxseal_filter_host::{Filters, Passed};
 use waxseal_store::Kind;
 use waxseal_trail::hash::{Hash, leaf_hash};
 use waxseal_trail::json;

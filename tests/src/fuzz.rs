@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use waxseal_filter_testkit::fuzz::Check;
 use waxseal_sink::chain::read_back;
 use waxseal_sink::config::{Config, Raw};
 use waxseal_sink::intake::fields::Fields;
@@ -21,9 +22,6 @@ use waxseal_trail::statement::{self, Acknowledgement, Batch, Keys, Payload, Reti
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 
-/// What is asserted of one input: it panics if that does not hold.
-pub type Check = fn(&[u8]);
-
 /// The targets: a name, which is also that of its corpus, and what is asserted.
 pub const TARGETS: &[(&str, Check)] = &[
     ("json", json_event),
@@ -39,6 +37,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("spool", spool),
     ("trust", trust),
     ("config", config),
+    ("guest", waxseal_filter_testkit::fuzz::guest),
+    ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
 ];
 
 /// The writer of the records made here.

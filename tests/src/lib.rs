@@ -3,7 +3,6 @@
 pub mod certificates;
 pub mod client;
 pub mod example;
-pub mod filters;
 pub mod forge;
 pub mod fuzz;
 pub mod kit;

@@ -226,6 +226,21 @@ pub fn each_record(store: &dyn Store, except: &[&str], each: &mut dyn FnMut(&ser
     }
 }
 
+/// The headers of a trail, by number.
+///
+/// # Panics
+/// If one cannot be read.
+pub fn headers(store: &dyn Store) -> Vec<Batch> {
+    let mut all: Vec<Batch> = Vec::new();
+    waxseal_store::list_all_keys(store, "batches/", &mut |key| {
+        let bytes = store.get(&key).expect("it reads").expect("it was listed");
+        all.push(statement::read(&Envelope::parse(&bytes).expect("an envelope")).expect("a header"));
+    })
+    .expect("it lists");
+    all.sort_by_key(|h| h.batch);
+    all
+}
+
 /// Calls `each` with every record of the events objects that headers name, whatever else lies under their keys.
 ///
 /// # Panics

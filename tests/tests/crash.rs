@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_record, local_store, post};
+use waxseal_e2e::process::{Site, each_record, headers, local_store, post};
 
 const STAGES: [&str; 7] =
     ["decode", "spool write", "fsync", "seal intent", "events object", "header", "idle"];
@@ -158,7 +158,14 @@ impl Client<'_> {
 #[test]
 fn sigkill_under_load() {
     let rounds: u64 = std::env::var("WAXSEAL_CRASH_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(100);
-    let site = Site::new("batch: {max_events: 700, max_age: 50ms}\nheartbeat: 1h\n");
+    let filter_dir = tempfile::tempdir().unwrap();
+    let filter =
+        waxseal_filter_testkit::module_of(filter_dir.path(), "marking", &waxseal_filter_testkit::marking());
+    let site = Site::new(&format!(
+        "batch: {{max_events: 700, max_age: 50ms}}\nheartbeat: 1h\nfilters:\n  - {{module: {}, config: {}}}\n",
+        filter.module.display(),
+        filter.config.display()
+    ));
     let url = site.url();
     let (done, pause) = (AtomicBool::new(false), AtomicBool::new(false));
     let (acknowledged, repeated) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -179,6 +186,8 @@ fn sigkill_under_load() {
             .collect();
         let mut random = 0x9e37_79b9_97f4_a7c1_u64;
         for round in 0..rounds {
+            // Each life has filters of its own, for the headers.
+            std::fs::write(&filter.config, format!("# {round}")).unwrap();
             let sink = site.start();
             let pid = sink.child.id();
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -234,6 +243,7 @@ fn sigkill_under_load() {
         let m = &v["metadata"];
         if let (Some(c), Some(n), Some(e)) = (m["client"].as_u64(), m["chunk"].as_u64(), m["event"].as_u64())
         {
+            assert_eq!(v["actor"], "marked", "an event that no filter saw");
             *seen.entry((c, n, e)).or_default() += 1;
         }
     });
@@ -242,6 +252,17 @@ fn sigkill_under_load() {
     for (client, chunks) in chunks.iter().enumerate() {
         assert!((0..*chunks).all(|n| seen.contains_key(&(client as u64, n, EVENTS - 1))));
     }
+    // Every header names the filters of one of the lives.
+    let store = local_store(&site.path("trail"));
+    let lives: Vec<_> =
+        (0..rounds).map(|round| waxseal_trail::hash::sha256(format!("# {round}").as_bytes())).collect();
+    let mut named = std::collections::BTreeSet::new();
+    for h in headers(&store) {
+        let [filter] = &h.filters[..] else { panic!("batch {} names {:?}", h.batch, h.filters) };
+        named.insert(lives.iter().position(|l| *l == filter.config).expect("of one of the lives"));
+    }
+    println!("{} of {rounds} configurations are named in headers", named.len());
+    assert!(named.len() as u64 >= rounds / 4, "{named:?}");
     if rounds >= 100 {
         for stage in STAGES {
             let n = counts.get(stage).copied().unwrap_or(0);

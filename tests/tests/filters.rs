@@ -5,51 +5,22 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, each_record, local_store, post};
-use waxseal_sink::filter::wasm::{Runtime, Wasm};
-use waxseal_sink::filter::{Filters, OnError, Settings};
+use waxseal_e2e::process::{Site, each_record, headers, local_store, post};
+use waxseal_filter_host::wasm::{Runtime, Wasm};
+use waxseal_filter_host::{Filters, OnError, Process, Settings};
+use waxseal_filter_testkit::{
+    BEYOND, Compiled, Native, Shipper, alike, converted, databases, fluent_bit, marking, members, module_of,
+    samples,
+};
 use waxseal_store::Store as _;
-use waxseal_trail::record::{Converter, Events};
+use waxseal_trail::record::Events;
 
 fn enrich() -> Option<PathBuf> {
-    let found = waxseal_e2e::filters::module("enrich");
+    let found = waxseal_filter_testkit::module("enrich");
     if found.is_none() {
         println!("no enrich.wasm in the cache (scripts/wasm.sh): not tried");
     }
     found
-}
-
-fn samples() -> Vec<Value> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filters-wasm/enrich/samples");
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
-    files.sort();
-    let text: String = files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect();
-    text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["record"].clone()).collect()
-}
-
-fn converted<'r>(records: impl IntoIterator<Item = &'r str>) -> Events {
-    let mut events = Events::default();
-    let mut c = Converter::default();
-    records.into_iter().for_each(|r| c.json(r.as_bytes(), &mut events));
-    events
-}
-
-fn members(events: &Events) -> Vec<Value> {
-    (0..events.len()).map(|i| serde_json::from_slice(&events.members_json(i)).unwrap()).collect()
-}
-
-/// What a shipper's filter says has one more `$`: for the sink it came from outside.
-fn alike(mut v: Value) -> Value {
-    if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(names) = m.remove("$$enriched") {
-            m.insert("$enriched".into(), names);
-        }
-        if let Some(Value::Object(lost)) = m.remove("$$displaced") {
-            let all = m.entry("$displaced").or_insert_with(|| json!({}));
-            lost.into_iter().for_each(|(k, v)| all[k] = v);
-        }
-    }
-    v
 }
 
 #[test]
@@ -59,27 +30,16 @@ fn the_module_says_what_the_library_says_and_headers_name_it() {
     let config = dir.path().join("enrich.yaml");
     std::fs::write(&config, "ids: false\ntime: {year: 2015}\n").unwrap();
     let filter =
-        Wasm::load(Arc::new(Runtime::new().unwrap()), Settings::new(module, config.clone())).unwrap();
-    let records: Vec<String> = samples().iter().map(Value::to_string).collect();
+        Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), Settings::new(module, config.clone()))
+            .unwrap();
+    let records: Vec<String> = samples().into_iter().map(|s| s.record).collect();
     let mut events = converted(records.iter().map(String::as_str));
     assert_eq!(filter.apply(&mut events, b"{}").0, 0);
-    // The library itself, natively.
-    use waxseal_filter_abi::Filter as _;
-    let mut native = waxseal_enrich::Enrich::load(&config).unwrap();
+    let mut native = Native::<waxseal_enrich::Enrich>::load(&config).unwrap();
+    let mut wanted = Events::default();
     let raw = converted(records.iter().map(String::as_str));
-    for (i, (got, record)) in members(&events).iter().zip(&records).enumerate() {
-        let places = raw.places(i);
-        let parts = std::array::from_fn(|m| &raw.text()[places[m].0 as usize..places[m].1 as usize]);
-        let mut event = waxseal_filter_abi::Event::of_record("", waxseal_trail::time::Time::MIN, &parts);
-        native.run(&mut event);
-        for (name, value) in got.as_object().unwrap() {
-            if let Some(member) = waxseal_trail::record::Member::named(name.as_bytes())
-                && name != "metadata"
-            {
-                assert_eq!(event.text(member).as_deref(), value.as_str(), "{name} of {record}");
-            }
-        }
-    }
+    native.in_sink(&raw, "", waxseal_trail::time::Time::MIN, &mut wanted);
+    assert_eq!(members(&events), members(&wanted));
 }
 
 #[test]
@@ -132,38 +92,15 @@ fn a_sink_enriches_and_a_change_closes_the_batch() {
         kinds[..at].iter().all(|k| k.1 != "two") && kinds[at..].iter().all(|k| k.1 != "one"),
         "{kinds:?}"
     );
-    let mut headers: Vec<Value> = Vec::new();
-    for key in store.list("batches/", None, 1000).unwrap().keys {
-        let envelope: Value = serde_json::from_slice(&store.get(&key).unwrap().unwrap()).unwrap();
-        let payload = data_encoding::BASE64.decode(envelope["payload"].as_str().unwrap().as_bytes()).unwrap();
-        headers.push(serde_json::from_slice(&payload).unwrap());
-    }
-    headers.sort_by_key(|h| h["batch"].as_u64());
-    let digest = |h: &Value| h["filters"][0]["config"].as_str().unwrap().to_owned();
-    let counts: Vec<u64> = headers.iter().map(|h| h["events"]["count"].as_u64().unwrap()).collect();
-    assert_eq!(counts[0], at as u64, "{counts:?}");
-    assert_ne!(digest(&headers[0]), digest(&headers[1]));
-    let wasm = waxseal_trail::hash::sha256(&std::fs::read(&module).unwrap()).to_string();
-    assert!(headers.iter().all(|h| h["filters"][0]["module"] == wasm.as_str()));
+    let headers = headers(&store);
+    assert_eq!(headers[0].events.count, at as u64);
+    assert_ne!(headers[0].filters[0].config, headers[1].filters[0].config);
+    let wasm = waxseal_trail::hash::sha256(&std::fs::read(&module).unwrap());
+    assert!(headers.iter().all(|h| h.filters[0].module == wasm));
 }
 
-/// A module of the interface that answers nothing good: `batch` is the body of `waxseal_batch`.
 fn bad(dir: &Path, name: &str, batch: &str) -> Settings {
-    let about = r#"{\22ready\22:{\22name\22:\22bad\22,\22version\22:\221\22,\22fails_closed\22:false,\22data\22:[]}}"#;
-    let len = about.replace("\\22", "\"").len();
-    let wat = format!(
-        r#"(module (memory (export "memory") 64 4096) (data (i32.const 16) "{about}")
-        (func (export "waxseal_abi") (result i32) i32.const 1)
-        (func (export "waxseal_buffer") (param i32) (result i32) i32.const 65536)
-        (func (export "waxseal_configure") (result i64) i64.const {})
-        (func (export "waxseal_batch") (result i64) {batch}))"#,
-        (16u64 << 32) | len as u64
-    );
-    let module = dir.join(format!("{name}.wasm"));
-    std::fs::write(&module, wat::parse_str(&wat).unwrap()).unwrap();
-    let config = dir.join("bad.yaml");
-    std::fs::write(&config, "").unwrap();
-    let mut s = Settings::new(module, config);
+    let mut s = module_of(dir, name, batch);
     s.timeout = Duration::from_millis(50);
     s.memory = 64 << 20;
     s
@@ -174,7 +111,7 @@ fn what_a_filter_fails_on_is_passed_or_withheld_and_never_lost() {
     let dir = tempfile::tempdir().unwrap();
     let bodies = [
         ("trap", "unreachable", "trap"),
-        ("beyond", "(i64.load (i32.const -8))", "trap"),
+        ("beyond", BEYOND, "trap"),
         ("loop", "(loop $l (br $l)) i64.const 0", "time-out"),
         (
             "memory",
@@ -192,10 +129,13 @@ fn what_a_filter_fails_on_is_passed_or_withheld_and_never_lost() {
         format!("broken {secret}"),
     ];
     for (name, body, reason) in bodies {
-        for on_error in [OnError::Pass, OnError::Withhold] {
+        for (on_error, process) in [OnError::Pass, OnError::Withhold]
+            .into_iter()
+            .flat_map(|o| [(o, Process::Own), (o, Process::Shipper)])
+        {
             let mut settings = bad(dir.path(), name, body);
             settings.on_error = Some(on_error);
-            let filters = Filters::load(&[settings]).unwrap();
+            let filters = Filters::load(&[settings], process).unwrap();
             let mut events = converted(records.iter().map(String::as_str));
             let passed = filters.apply(&mut events, b"{}");
             assert_eq!((passed.errors, events.len(), events.unparsed()), (3, 3, 1), "{name}");
@@ -218,9 +158,12 @@ fn what_a_filter_fails_on_is_passed_or_withheld_and_never_lost() {
             }
         }
     }
-    let e = Filters::load(&[Settings::new(dir.path().join("none.wasm"), dir.path().join("bad.yaml"))])
-        .err()
-        .unwrap();
+    let e = Filters::load(
+        &[Settings::new(dir.path().join("none.wasm"), dir.path().join("trap.yaml"))],
+        Process::Own,
+    )
+    .err()
+    .unwrap();
     assert!(e.contains("none.wasm"), "{e}");
 }
 
@@ -228,13 +171,16 @@ fn what_a_filter_fails_on_is_passed_or_withheld_and_never_lost() {
 fn native_code_is_used_only_where_it_is_the_one_that_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = bad(dir.path(), "quiet", "i64.const 1");
-    let runtime = Arc::new(Runtime::new().unwrap());
+    let runtime = Arc::new(Runtime::new(Process::Own).unwrap());
     let native = runtime.precompile(&std::fs::read(&s.module).unwrap()).unwrap();
     let path = dir.path().join("quiet.native");
     std::fs::write(&path, &native).unwrap();
     s.precompiled = Some((path.clone(), waxseal_trail::hash::sha256(&native)));
     let f = Wasm::load(runtime.clone(), s.clone()).unwrap();
     assert_eq!(f.identity().data[0].name, "precompiled");
+    // Code that needs signals is none for a process that has others.
+    let shipper = Arc::new(Runtime::new(Process::Shipper).unwrap());
+    assert!(Wasm::load(shipper, s.clone()).err().unwrap().contains("quiet.native"));
     s.precompiled = Some((path, waxseal_trail::hash::sha256(b"another")));
     assert!(Wasm::load(runtime.clone(), s.clone()).err().unwrap().contains("SHA-256"));
     s.precompiled = None;
@@ -251,10 +197,10 @@ fn native_code_is_used_only_where_it_is_the_one_that_is_named() {
 fn places_and_networks_come_from_databases() {
     let Some(module) = enrich() else { return };
     let dir = tempfile::tempdir().unwrap();
-    waxseal_e2e::filters::databases(dir.path(), 1000);
+    databases(dir.path(), 1000);
     let config = dir.path().join("enrich.yaml");
     std::fs::write(&config, "geo: {databases: [asn.mmdb, city.mmdb]}\n").unwrap();
-    let filters = Filters::load(&[Settings::new(module.clone(), config.clone())]).unwrap();
+    let filters = Filters::load(&[Settings::new(module.clone(), config.clone())], Process::Own).unwrap();
     let names: Vec<_> = filters.identities()[0].data.iter().map(|d| d.name.clone()).collect();
     assert_eq!(names, ["asn.mmdb", "city.mmdb"]);
     let london = json!({"as_organization": "Andrews & Arnold Ltd", "asn": 20712, "city": "London",
@@ -280,7 +226,7 @@ fn places_and_networks_come_from_databases() {
             None => std::fs::remove_file(&path).unwrap(),
             Some(junk) => std::fs::write(&path, junk).unwrap(),
         }
-        let e = Filters::load(&[Settings::new(module.clone(), config.clone())]).err().unwrap();
+        let e = Filters::load(&[Settings::new(module.clone(), config.clone())], Process::Own).err().unwrap();
         assert!(e.contains(path.to_str().unwrap()) && e.contains("geo.databases"), "{e}");
     }
 }
@@ -289,7 +235,7 @@ fn places_and_networks_come_from_databases() {
 #[test]
 fn fluent_bit_and_the_sink_say_the_same() {
     let Some(module) = enrich() else { return };
-    let Some(binary) = waxseal_e2e::filters::fluent_bit() else {
+    let Some(binary) = fluent_bit() else {
         println!("no Fluent Bit here (FLUENT_BIT or PATH): not tried");
         return;
     };
@@ -297,7 +243,7 @@ fn fluent_bit_and_the_sink_say_the_same() {
     let d = dir.path();
     std::fs::create_dir(d.join("conf")).unwrap();
     std::fs::write(d.join("conf/enrich.yaml"), "ids: false\ntime: {year: 2015}\n").unwrap();
-    let lines: String = samples().iter().map(|r| format!("{r}\n")).collect();
+    let lines: String = samples().iter().map(|s| format!("{}\n", s.record)).collect();
     std::fs::write(d.join("in.log"), &lines).unwrap();
     let yaml = |conf: &str| {
         format!(
@@ -334,7 +280,7 @@ fn fluent_bit_and_the_sink_say_the_same() {
     let out = std::fs::read_to_string(d.join("out.log")).unwrap_or_else(|e| panic!("{e}: {log}"));
     let shipped = members(&converted(out.lines()));
     let filter = Wasm::load(
-        Arc::new(Runtime::new().unwrap()),
+        Arc::new(Runtime::new(Process::Own).unwrap()),
         Settings::new(module.clone(), d.join("conf/enrich.yaml")),
     )
     .unwrap();
@@ -358,4 +304,149 @@ fn fluent_bit_and_the_sink_say_the_same() {
     assert!(!run("bad.yaml").success());
     let log = std::fs::read_to_string(d.join("fb.log")).unwrap();
     assert!(log.contains("no enrich.yaml in the accessible_paths"), "{log}");
+}
+
+/// The same module as a shipper calls it, over all samples; what comes of it is converted by the sink.
+#[test]
+fn the_module_says_the_same_as_a_shipper_calls_it() {
+    let Some(module) = enrich() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("enrich.yaml");
+    std::fs::write(&config, "ids: false\ntime: {year: 2015}\n").unwrap();
+    let compiled = Compiled::of(&module).unwrap();
+    let mut shipper = Shipper::start(&compiled, dir.path()).unwrap();
+    let filter =
+        Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), Settings::new(module, config)).unwrap();
+    for sample in samples() {
+        let mut events = converted([sample.record.as_str()]);
+        assert_eq!(filter.apply(&mut events, b"{\"tag\":\"t\"}").0, 0);
+        let shipped = shipper.record("t", (1_714_564_800, 5), sample.record.as_bytes()).unwrap();
+        let shipped = converted([std::str::from_utf8(&shipped).unwrap()]);
+        assert_eq!(
+            alike(members(&shipped).remove(0)),
+            alike(members(&events).remove(0)),
+            "{}: {}",
+            sample.file,
+            sample.record
+        );
+    }
+    // What is wrong with a configuration ends the module, and so keeps Fluent Bit from starting.
+    std::fs::write(dir.path().join("enrich.yaml"), "sytem: {}\n").unwrap();
+    assert!(Shipper::start(&compiled, dir.path()).is_err());
+}
+
+/// Deep, wide, huge, and no text: no trap, and memory for at most ten times the record, in both forms.
+#[test]
+fn hostile_records_take_ten_times_their_size_at_most() {
+    let Some(module) = enrich() else { return };
+    // As large as a record can be that is looked into.
+    const SIZE: usize = 1_000_000;
+    let fill = |one: &str| one.repeat(SIZE / one.len() - 10);
+    let members_of = |value: &str| -> String {
+        (0..SIZE / (value.len() + 12)).map(|i| format!("\"k{i:06}\":{value},")).collect()
+    };
+    let records: [(&str, Vec<u8>); 9] = [
+        (
+            "deep",
+            format!("{{\"a\":[{}1]}}", format!("{}1{},", "[".repeat(58), "]".repeat(58)).repeat(SIZE / 120))
+                .into(),
+        ),
+        ("too deep", fill("[").into()),
+        ("wide", format!("{{{}\"z\":1}}", members_of("1")).into()),
+        ("wide inside", format!("{{\"metadata\":{{{}\"z\":1}}}}", members_of("1")).into()),
+        ("long", format!("{{\"a\":[{}1]}}", fill("1,")).into()),
+        ("huge", serde_json::json!({"message": fill("for user=x ")}).to_string().into()),
+        ("json in text", serde_json::json!({"log": fill("{\"a\":")}).to_string().into()),
+        (
+            "words",
+            serde_json::json!({"log": format!("type=USER_LOGIN msg=audit(1.2:3): {}", fill("a=b "))})
+                .to_string()
+                .into(),
+        ),
+        ("no UTF-8", [b"{\"message\":\"".as_slice(), &[0xff; SIZE / 2], b"\"}"].concat()),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("enrich.yaml");
+    std::fs::write(&config, "time: {year: 2015}\nsystem: {environment: x}\n").unwrap();
+    let compiled = Compiled::of(&module).unwrap();
+    let runtime = Arc::new(Runtime::new(Process::Own).unwrap());
+    let mut settings = Settings::new(module, config);
+    settings.cache = Some(dir.path().join("cache"));
+    let small = r#"{"message":"Failed password for root from 198.51.100.4 port 22 ssh2","ident":"sshd"}"#;
+    let mut most = 0.0_f64;
+    for (name, record) in records {
+        // Two pages more: an allocator takes whole ones.
+        let allowed = 10 * record.len() + (128 << 10);
+        let filter = Wasm::load(runtime.clone(), settings.clone()).unwrap();
+        filter.apply(&mut converted([small]), b"{}");
+        let before = filter.memory();
+        let mut events = Events::default();
+        waxseal_trail::record::Converter::default().json(&record, &mut events);
+        assert_eq!((filter.apply(&mut events, b"{}").0, events.len()), (0, 1), "{name}");
+        let sink = filter.memory() - before;
+        let mut shipper = Shipper::start(&compiled, dir.path()).unwrap();
+        shipper.record("t", (0, 0), small.as_bytes()).unwrap();
+        let before = shipper.memory();
+        let answer = shipper.record("t", (0, 0), &record).unwrap();
+        assert!(!answer.is_empty());
+        let shipped = shipper.memory() - before;
+        println!("{name}: {} bytes; {sink} in the sink, {shipped} in a shipper", record.len());
+        assert!(sink.max(shipped) <= allowed, "{name}: {sink} and {shipped} for {}", record.len());
+        if record.len() > SIZE / 4 {
+            most = most.max(sink.max(shipped) as f64 / record.len() as f64);
+        }
+    }
+    println!("at most {most:.1} times the record");
+}
+
+/// One instance over many records: WAXSEAL_FILTER_EVENTS of them, in chunks, and its memory grows no more.
+#[test]
+fn memory_is_flat() {
+    let Some(module) = enrich() else { return };
+    let events = std::env::var("WAXSEAL_FILTER_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000);
+    let dir = tempfile::tempdir().unwrap();
+    databases(dir.path(), 1000);
+    let config = dir.path().join("enrich.yaml");
+    std::fs::write(&config, "geo: {databases: [city.mmdb, asn.mmdb]}\n").unwrap();
+    let filter =
+        Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), Settings::new(module, config)).unwrap();
+    let lines: Vec<String> = samples().into_iter().map(|s| s.record).collect();
+    let raw = converted((0..2000).map(|n| lines[n % lines.len()].as_str()));
+    let mut after_first = 0;
+    for n in 0..(events / raw.len()).max(4) {
+        let mut chunk = Events::default();
+        (0..raw.len()).for_each(|i| chunk.push_same(&raw, i));
+        assert_eq!(filter.apply(&mut chunk, b"{}").0, 0);
+        match n {
+            1 => after_first = filter.memory(),
+            _ if n > 1 => assert_eq!(filter.memory(), after_first, "after {} events", n * raw.len()),
+            _ => {}
+        }
+    }
+    println!("{events} events, {} KiB", after_first >> 10);
+}
+
+/// A module that ended is started with the files as they are then, and what ran is said of the whole chunk.
+#[test]
+fn a_module_that_is_started_again_says_what_it_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = "(if (i32.eq (i32.load (i32.const 65536)) (i32.const 2)) (then unreachable)) (local.set $o (i32.const 3145728))";
+    let body = marking().replacen("(local.set $o (i32.const 3145728))", two, 1);
+    let settings = bad(dir.path(), "two", &body);
+    let config = settings.config.clone();
+    let filter = Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), settings).unwrap();
+    let first = filter.identity();
+    std::fs::write(&config, "changed").unwrap();
+    let mut events = converted([r#"{"a":1}"#]);
+    let (failed, ran) = filter.apply(&mut events, b"{}");
+    assert_eq!((failed, &ran), (0, &first), "nobody looks at the files in between");
+    // Two at once are a trap; each alone is none.
+    let mut events = converted([r#"{"a":1}"#, r#"{"a":2}"#]);
+    let (failed, ran) = filter.apply(&mut events, b"{}");
+    assert_eq!((failed, events.len()), (0, 2));
+    assert_eq!(ran.config, waxseal_trail::hash::sha256(b"changed"));
+    assert_eq!(ran, filter.identity());
+    for (i, v) in members(&events).iter().enumerate() {
+        assert_eq!((&v["actor"], &v["metadata"]["a"]), (&json!("marked"), &json!(i + 1)));
+    }
 }

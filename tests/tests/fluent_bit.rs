@@ -354,6 +354,34 @@ fn a_reload_and_a_store_that_is_away() {
     node.assert_all_once();
 }
 
+/// Fluent Bit's own handlers are back after a reload, and a filter that reads beyond its memory ends nothing.
+#[test]
+fn a_reload_and_then_a_guest_out_of_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let filter = waxseal_filter_testkit::module_of(dir.path(), "beyond", waxseal_filter_testkit::BEYOND);
+    let more = format!(
+        "batch: {{max_age: 200ms}}\nfilters:\n  - {{module: {}, config: {}}}\n",
+        filter.module.display(),
+        filter.config.display()
+    );
+    let Some(mut node) = Node::new(&more) else { return };
+    node.start();
+    node.write(500);
+    node.settle();
+    node.signal(rustix::process::Signal::HUP);
+    std::thread::sleep(Duration::from_secs(2));
+    node.write(500);
+    node.settle();
+    node.stop();
+    node.assert_all_once();
+    let mut marked = 0;
+    each_record(&local_store(&node.site.path("trail")), &[], &mut |v| {
+        marked +=
+            usize::from(v["metadata"]["$filter_errors"][0].as_str().is_some_and(|e| e.contains("trap")));
+    });
+    assert_eq!(marked, node.written);
+}
+
 /// It may lag, and loses nothing.
 #[test]
 fn under_a_daemonsets_limits() {

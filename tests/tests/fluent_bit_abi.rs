@@ -292,6 +292,63 @@ fn as_fluent_bit_does_it() {
     assert_numbers(&trail, (0..((refused + 1) * PART) as u64).collect());
     assert_eq!(full.verify(&[]).0, 0);
     assert_eq!(signals(), before, "the host's signal handlers are its own");
+    a_guest_out_of_bounds_after_a_reload(&host);
+}
+
+/// At SIGHUP Fluent Bit installs its own handlers again, and that of SIGSEGV ends it (src/flb_signals.c): a trap in a
+/// filter must be none of the processor's.
+fn a_guest_out_of_bounds_after_a_reload(host: &Host) {
+    extern "C" fn fatal(signal: c_int) {
+        let said = b"a signal that ends the host\n";
+        // SAFETY: both may be called in a handler.
+        unsafe {
+            libc::write(2, said.as_ptr().cast(), said.len());
+            libc::_exit(128 + signal);
+        }
+    }
+    extern "C" fn hang_up(_: c_int) {
+        install();
+    }
+    fn install() {
+        // SAFETY: the handlers call nothing but what may be called in one.
+        unsafe {
+            for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
+                libc::signal(signal, fatal as *const () as libc::sighandler_t);
+            }
+            libc::signal(libc::SIGHUP, hang_up as *const () as libc::sighandler_t);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let filter = waxseal_filter_testkit::module_of(dir.path(), "beyond", waxseal_filter_testkit::BEYOND);
+    let site = Site::new(&format!(
+        "filters:\n  - {{module: {}, config: {}}}\n",
+        filter.module.display(),
+        filter.config.display()
+    ));
+    let config = site.without_intake();
+    install();
+    let output = host.init(&[("config", &config)]).expect("it starts");
+    assert_eq!(host.flush(output, &chunk(0, 100), "app.log"), OK);
+    // SAFETY: the handler is the one above.
+    assert_eq!(unsafe { libc::raise(libc::SIGHUP) }, 0);
+    assert_eq!(host.flush(output, &chunk(100, 100), "app.log"), OK);
+    host.exit(output);
+    let output = host.init(&[("config", &config)]).expect("it starts again");
+    assert_eq!(host.flush(output, &chunk(200, 100), "app.log"), OK);
+    host.exit(output);
+    assert_numbers(&site.path("trail"), (0..300).collect());
+    let mut marked = 0;
+    each_record(&local_store(&site.path("trail")), &[], &mut |v| {
+        marked +=
+            usize::from(v["metadata"]["$filter_errors"][0].as_str().is_some_and(|e| e.contains("trap")));
+    });
+    assert_eq!((marked, site.verify(&[]).0), (300, 0));
+    // SAFETY: as it was.
+    unsafe {
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGHUP] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
 }
 
 /// The same under memcheck, where there is one: no byte is read that was not written, or is not ours.

@@ -6,7 +6,8 @@
 
 use crate::view::{Kind, Value};
 use std::borrow::Cow;
-use waxseal_trail::json::{compare_names, write_string};
+use std::collections::HashSet;
+use waxseal_trail::json::{compare_names, name_key, write_number, write_string};
 use waxseal_trail::record::{Aside, MEMBERS, Member, is_uuid};
 use waxseal_trail::time::Time;
 
@@ -55,6 +56,8 @@ pub struct Event<'a> {
     displaced_text: Option<Value<'a>>,
     irregular: bool,
     unparsed: bool,
+    /// A name of the metadata, or of what is displaced, has a dot in it.
+    dotted: bool,
     /// Of what is added.
     arena: Vec<u8>,
     set: [Option<Range>; MEMBERS],
@@ -74,14 +77,15 @@ impl<'a> Event<'a> {
             now,
             shipped: None,
             members: [None; MEMBERS],
-            meta: Vec::new(),
+            meta: Vec::with_capacity(32),
             displaced: Vec::new(),
             displaced_text: None,
             irregular: false,
             unparsed: false,
-            arena: Vec::new(),
+            dotted: false,
+            arena: Vec::with_capacity(2048),
             set: [None; MEMBERS],
-            added: Vec::new(),
+            added: Vec::with_capacity(24),
             conflicts: Vec::new(),
             explanation: None,
         }
@@ -91,7 +95,7 @@ impl<'a> Event<'a> {
     pub fn of_record(tag: &'a str, now: Time, members: &[&'a [u8]; MEMBERS]) -> Event<'a> {
         let mut e = Event::empty(Side::Sink, Cow::Borrowed(tag), now);
         for (slot, text) in e.members.iter_mut().zip(members) {
-            *slot = Value::first(text);
+            *slot = Value::whole(text);
         }
         let text = e.members[Member::Timestamp as usize].and_then(Value::str);
         e.shipped = text.and_then(|t| Time::parse(&t));
@@ -112,7 +116,13 @@ impl<'a> Event<'a> {
             };
             e.meta.push(Field { raw, name, value, inner: true });
         }
+        e.look_for_dots();
         e
+    }
+
+    fn look_for_dots(&mut self) {
+        let mut names = self.meta.iter().map(|f| f.name).chain(self.displaced.iter().copied());
+        self.dotted = names.any(|n| n.contains(&b'.'));
     }
 
     /// A shipper's record: one JSON object. `None` if it is none.
@@ -138,13 +148,15 @@ impl<'a> Event<'a> {
         }
         e.irregular |= repeated(names.into_iter());
         // Of two equal names the source's own metadata wins.
-        let own: Vec<&[u8]> = e.meta.iter().filter(|f| f.inner).map(|f| f.name).collect();
-        if !own.is_empty() {
-            let (lost, kept): (Vec<_>, Vec<_>) =
-                e.meta.into_iter().partition(|f| !f.inner && own.contains(&f.name));
-            e.meta = kept;
-            e.displaced.extend(lost.into_iter().map(|f| f.name));
+        let outer: Vec<&[u8]> = e.meta.iter().filter(|f| !f.inner).map(|f| f.name).collect();
+        if !outer.is_empty() && outer.len() < e.meta.len() {
+            let outer: HashSet<&[u8]> = outer.into_iter().collect();
+            let both: HashSet<&[u8]> =
+                e.meta.iter().filter(|f| f.inner && outer.contains(f.name)).map(|f| f.name).collect();
+            e.meta.retain(|f| f.inner || !both.contains(f.name));
+            e.displaced.extend(both);
         }
+        e.look_for_dots();
         Some(e)
     }
 
@@ -194,7 +206,7 @@ impl<'a> Event<'a> {
     /// A member as it is now.
     pub fn member(&self, which: Member) -> Option<Value<'_>> {
         match self.set[which as usize] {
-            Some(range) => Value::first(self.part(range)),
+            Some(range) => Value::whole(self.part(range)),
             None => self.members[which as usize],
         }
     }
@@ -227,6 +239,12 @@ impl<'a> Event<'a> {
                     displaced.then(|| self.displaced_value(name)).flatten()
                 })
         };
+        // Most names have no dot: then there is one way to read a path.
+        match path.split_once('.') {
+            Some((first, rest)) if !self.dotted => return named(first)?.path(rest),
+            None => return named(path),
+            Some(_) => {}
+        }
         if let Some(whole) = named(path) {
             return Some(whole);
         }
@@ -240,7 +258,7 @@ impl<'a> Event<'a> {
     /// A member of the metadata as it is now.
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
         match self.added.iter().find(|(n, _)| n == name) {
-            Some((_, range)) => Value::first(self.part(*range)),
+            Some((_, range)) => Value::whole(self.part(*range)),
             None => self.source(name),
         }
     }
@@ -281,7 +299,7 @@ impl<'a> Event<'a> {
         if n.unsigned_abs() >= 1 << 53 {
             return self.add(name, &n.to_string());
         }
-        self.add_json(name, |out| out.extend_from_slice(n.to_string().as_bytes()));
+        self.add_json(name, |out| out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes()));
     }
 
     /// Adds a number, if JSON has it.
@@ -361,10 +379,11 @@ impl<'a> Event<'a> {
     }
 
     /// The names of what this filter added, in order.
-    fn names(&self) -> Vec<&str> {
+    fn names(&self) -> Vec<(u64, &str)> {
         let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(Member::at);
-        let mut names: Vec<&str> = members.map(|m| -> &str { m.name() }).collect();
-        names.extend(self.added.iter().map(|(n, _)| n.as_ref()));
+        let added = self.added.iter().map(|(n, _)| n.as_ref());
+        let mut names: Vec<(u64, &str)> = Vec::with_capacity(MEMBERS + self.added.len());
+        names.extend(members.map(|m| -> &str { m.name() }).chain(added).map(|n| (byte_key(n), n)));
         names.sort_unstable();
         names
     }
@@ -392,12 +411,20 @@ impl<'a> Event<'a> {
     }
 
     fn write_names(&self, out: &mut Vec<u8>) {
+        let names = self.names();
+        out.reserve(names.iter().map(|(_, n)| n.len() + 3).sum::<usize>() + 2);
         out.push(b'[');
-        for (i, name) in self.names().iter().enumerate() {
+        for (i, (_, name)) in names.iter().enumerate() {
             if i > 0 {
                 out.push(b',');
             }
-            write_string(name, out);
+            if is_simple(name.as_bytes()) {
+                out.push(b'"');
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'"');
+            } else {
+                write_string(name, out);
+            }
         }
         out.push(b']');
     }
@@ -425,56 +452,43 @@ impl<'a> Event<'a> {
                     change(m as u32, out, &mut |o| o.extend_from_slice(self.part(*range)));
                 }
             }
-            change(Member::Metadata as u32, out, &mut |o| self.write_metadata(o));
+            change(crate::wire::ADD, out, &mut |o| self.write_additions(o));
         }
         out[at..at + 4].copy_from_slice(&count.to_le_bytes());
     }
 
-    /// Metadata in the record's own form.
-    fn write_metadata(&self, out: &mut Vec<u8>) {
+    /// What is added to the metadata, in the order of names.
+    fn write_additions(&self, out: &mut Vec<u8>) {
         let mut displaced = Vec::new();
         self.write_displaced(&mut displaced);
-        let mut marks = Vec::new();
+        let mut marks = Vec::with_capacity(512);
         self.write_names(&mut marks);
-        let mut new: Vec<(Cow<'_, [u8]>, &[u8])> = Vec::with_capacity(self.added.len() + 2);
+        let mut new: Vec<(u64, Cow<'_, [u8]>, &[u8])> = Vec::with_capacity(self.added.len() + 2);
         for (name, range) in &self.added {
-            new.push((escaped(name.as_bytes()), self.part(*range)));
+            let name = escaped(name.as_bytes());
+            new.push((name_key(&name), name, self.part(*range)));
         }
-        if !displaced.is_empty() {
-            new.push((Cow::Borrowed(b"$displaced"), &displaced));
-        }
-        new.push((Cow::Borrowed(b"$enriched"), &marks));
-        new.sort_unstable_by(|a, b| compare_names(&a.0, &b.0));
-        let mut new = new.into_iter().peekable();
-        let mut comma = false;
-        let mut put = |name: &[u8], raw: bool, value: &[u8], out: &mut Vec<u8>| {
-            out.push(if comma { b',' } else { b'{' });
-            comma = true;
-            if raw {
-                out.push(b'"');
-                out.extend_from_slice(name);
-                out.push(b'"');
-            } else {
-                write_string(std::str::from_utf8(name).unwrap_or_default(), out);
+        for (name, value) in [(&b"$displaced"[..], &displaced), (b"$enriched", &marks)] {
+            if !value.is_empty() {
+                new.push((name_key(name), Cow::Borrowed(name), value));
             }
-            out.push(b':');
+        }
+        new.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| compare_names(&a.1, &b.1)));
+        let mut quoted = Vec::new();
+        for (_, name, value) in &new {
+            // As it stands between quotes.
+            let mut name: &[u8] = name;
+            if !is_simple(name) {
+                quoted.clear();
+                write_string(std::str::from_utf8(name).unwrap_or_default(), &mut quoted);
+                name = &quoted[1..quoted.len() - 1];
+            }
+            out.reserve(name.len() + value.len() + 8);
+            out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            out.extend_from_slice(name);
             out.extend_from_slice(value);
-        };
-        for f in &self.meta {
-            let name = decoded(f.raw);
-            while let Some((n, v)) = new.next_if(|(n, _)| compare_names(n, &name).is_lt()) {
-                put(&n, false, v, out);
-            }
-            match new.next_if(|(n, _)| **n == *name) {
-                Some((n, v)) => put(&n, false, v, out),
-                None => put(f.raw, true, f.value.text(), out),
-            }
         }
-        for (n, v) in new {
-            put(&n, false, v, out);
-        }
-        // There is at least `$enriched`.
-        out.push(b'}');
     }
 
     /// The object `$displaced` as it is now; nothing if there is none.
@@ -505,6 +519,7 @@ impl<'a> Event<'a> {
             return;
         }
         let start = out.len();
+        out.reserve(record.len() + self.arena.len() + 1024);
         out.push(b'{');
         let top = Value::first(record);
         let mut metadata = None;
@@ -542,16 +557,16 @@ impl<'a> Event<'a> {
                 put(member.name().as_bytes(), self.part(*range), out);
             }
         }
-        let mut inner = vec![b'{'];
+        put(b"metadata", b"{", out);
         for (name, value) in metadata.into_iter().flat_map(Value::members) {
             if !self.has_added(name) {
-                put_in(name, value.text(), &mut inner);
+                put_in(name, value.text(), out);
             }
         }
         for (name, range) in &self.added {
             let mut quoted = Vec::with_capacity(name.len() + 2);
             write_string(name, &mut quoted);
-            put_in(&quoted[1..quoted.len() - 1], self.part(*range), &mut inner);
+            put_in(&quoted[1..quoted.len() - 1], self.part(*range), out);
         }
         aside.extend(self.lost());
         if !aside.is_empty() {
@@ -560,19 +575,18 @@ impl<'a> Event<'a> {
                 put_in(name, value.text(), &mut object);
             }
             object.push(b'}');
-            put_in(b"$displaced", &object, &mut inner);
+            put_in(b"$displaced", &object, out);
         }
         let mut marks = Vec::new();
         self.write_names(&mut marks);
-        put_in(b"$enriched", &marks, &mut inner);
-        inner.push(b'}');
-        put(b"metadata", &inner, out);
-        out.push(b'}');
+        put_in(b"$enriched", &marks, out);
+        out.extend_from_slice(b"}}");
     }
 }
 
+/// Appends a member to an object that has been opened.
 fn put_in(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    if out.len() > 1 {
+    if out.last() != Some(&b'{') {
         out.push(b',');
     }
     out.push(b'"');
@@ -604,6 +618,11 @@ fn escaped(name: &[u8]) -> Cow<'_, [u8]> {
     if name.starts_with(b"$") { [b"$", name].concat().into() } else { name.into() }
 }
 
+/// Whether a name is written as it is.
+fn is_simple(name: &[u8]) -> bool {
+    name.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'$' | b'.' | b'-'))
+}
+
 /// A name as it stands between quotes, without its escapes.
 fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
     if !raw.contains(&b'\\') {
@@ -615,13 +634,11 @@ fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
         .map_or(Cow::Borrowed(raw), |t| t.into_owned().into_bytes().into())
 }
 
-/// Appends a number as RFC 8785 writes it; nothing if JSON has none such.
-pub fn write_number(n: f64, out: &mut Vec<u8>) {
-    if n.is_finite()
-        && let Ok(text) = waxseal_trail::json::to_canonical(&n)
-    {
-        out.extend_from_slice(&text);
-    }
+/// The beginning of a text as a number that sorts as its bytes do.
+fn byte_key(text: &str) -> u64 {
+    let mut key = [0; 8];
+    key.iter_mut().zip(text.bytes()).for_each(|(k, c)| *k = c);
+    u64::from_be_bytes(key)
 }
 
 /// An object that is written name by name, in any order.
@@ -638,7 +655,7 @@ impl Object {
 
     /// A number.
     pub fn number(&mut self, name: impl Into<Cow<'static, str>>, n: f64) -> &mut Self {
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(24);
         write_number(n, &mut value);
         self.json(name, value)
     }

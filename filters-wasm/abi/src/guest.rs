@@ -1,5 +1,5 @@
 //! What a module exports, and all the `unsafe` there is: memory that a host reads and writes.
-#![allow(unsafe_code)] // the host's memory interface; each block has its reason
+#![cfg_attr(target_family = "wasm", allow(unsafe_code))] // the host's memory interface; each block has its reason
 
 use crate::event::Event;
 use crate::wire::{self, Reader};
@@ -28,8 +28,8 @@ type Stamp = Option<(u64, Option<SystemTime>)>;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// And the clock every so many records: a look costs a call into the host.
 const RECORDS: u32 = 64;
-/// A shipper's larger records go on as they are: no record of a trail is larger.
-const MAX_RECORD: usize = 4 << 20;
+/// A shipper's larger records go on as they are: no record of a trail is larger, and the sink seals them as text.
+const MAX_RECORD: usize = waxseal_trail::record::MAX_RECORD;
 
 fn now() -> Duration {
     #[allow(clippy::disallowed_methods)] // the host's clock, by WASI
@@ -117,8 +117,8 @@ impl<F: Filter> Module<F> {
         }
     }
 
-    /// One record of Fluent Bit's. The result is valid until the next call.
-    pub fn record(&mut self, tag: &[u8], sec: u32, nsec: u32, record: &[u8]) -> *const u8 {
+    /// One record of Fluent Bit's. The answer, which ends with a NUL, is valid until the next call.
+    pub fn record(&mut self, tag: &[u8], sec: u32, nsec: u32, record: &[u8]) -> &[u8] {
         self.look();
         self.output.clear();
         if record.is_empty() {
@@ -129,7 +129,7 @@ impl<F: Filter> Module<F> {
             self.filtered(tag, sec, nsec, record);
         }
         self.output.push(0);
-        self.output.as_ptr()
+        &self.output
     }
 
     fn filtered(&mut self, tag: &[u8], sec: u32, nsec: u32, record: &[u8]) {
@@ -148,15 +148,15 @@ impl<F: Filter> Module<F> {
     }
 
     /// Memory for what the host hands over.
-    pub fn buffer(&mut self, len: usize) -> *mut u8 {
+    pub fn buffer(&mut self, len: usize) -> &mut [u8] {
         self.input.clear();
         self.input.shrink_to(len.max(1 << 20));
         self.input.resize(len, 0);
-        self.input.as_mut_ptr()
+        &mut self.input
     }
 
     /// Reads the configuration whose path lies in the buffer; the answer is JSON ([`Configured`]).
-    pub fn configure(&mut self) -> u64 {
+    pub fn configure(&mut self) -> &[u8] {
         let path = String::from_utf8_lossy(&self.input).into_owned();
         let answer = match self.load(Path::new(&path)) {
             Ok(about) => Configured::Ready(about),
@@ -164,17 +164,15 @@ impl<F: Filter> Module<F> {
         };
         self.output.clear();
         self.output.extend(serde_json::to_vec(&answer).unwrap_or_default());
-        self.answer()
+        &self.output
     }
 
-    /// A chunk that lies in the buffer. Zero if it cannot be read.
-    pub fn batch(&mut self) -> u64 {
+    /// A chunk that lies in the buffer. `None` if it cannot be read.
+    pub fn batch(&mut self) -> Option<&[u8]> {
         self.output.clear();
         self.output.shrink_to(4 << 20);
-        match self.run_batch() {
-            Some(()) => self.answer(),
-            None => 0,
-        }
+        self.run_batch()?;
+        Some(&self.output)
     }
 
     fn run_batch(&mut self) -> Option<()> {
@@ -206,10 +204,6 @@ impl<F: Filter> Module<F> {
         }
         Some(())
     }
-
-    fn answer(&self) -> u64 {
-        (self.output.as_ptr() as u64) << 32 | self.output.len() as u64
-    }
 }
 
 impl<F: Filter> Default for Module<F> {
@@ -218,7 +212,14 @@ impl<F: Filter> Default for Module<F> {
     }
 }
 
+/// None: no host hands any to what is no module.
+#[cfg(not(target_family = "wasm"))]
+fn directories() -> Vec<String> {
+    Vec::new()
+}
+
 /// The directories that the host lets the module see, under the names by which it opens them.
+#[cfg(target_family = "wasm")]
 fn directories() -> Vec<String> {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
@@ -247,12 +248,18 @@ fn directories() -> Vec<String> {
 ///
 /// # Safety
 /// `at` points at `len` bytes that stay as they are for as long as the slice is used, or is null.
+#[cfg(target_family = "wasm")]
 pub unsafe fn slice<'a>(at: *const u8, len: u32) -> &'a [u8] {
     if at.is_null() {
         return &[];
     }
     // SAFETY: as the caller promises.
     unsafe { std::slice::from_raw_parts(at, len as usize) }
+}
+
+/// Where an answer lies, for the host: its address and its length.
+pub fn place(answer: &[u8]) -> u64 {
+    (answer.as_ptr() as u64) << 32 | answer.len() as u64
 }
 
 /// Makes a module of a [`Filter`].
@@ -262,7 +269,7 @@ macro_rules! export {
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, missing_docs)] // the module's exports
         mod exports {
-            use $crate::guest::{Module, slice};
+            use $crate::guest::{Module, place, slice};
 
             static mut MODULE: Module<$filter> = Module::new();
 
@@ -291,7 +298,7 @@ macro_rules! export {
             ) -> *const u8 {
                 // SAFETY: Fluent Bit copied tag and record to where these point, and waits for the answer.
                 let (tag, record) = unsafe { (slice(tag, tag_len), slice(record, len)) };
-                module().record(tag, sec, nsec, record)
+                module().record(tag, sec, nsec, record).as_ptr()
             }
 
             #[unsafe(no_mangle)]
@@ -301,17 +308,17 @@ macro_rules! export {
 
             #[unsafe(no_mangle)]
             extern "C" fn waxseal_buffer(len: u32) -> *mut u8 {
-                module().buffer(len as usize)
+                module().buffer(len as usize).as_mut_ptr()
             }
 
             #[unsafe(no_mangle)]
             extern "C" fn waxseal_configure() -> u64 {
-                module().configure()
+                place(module().configure())
             }
 
             #[unsafe(no_mangle)]
             extern "C" fn waxseal_batch() -> u64 {
-                module().batch()
+                module().batch().map_or(0, place)
             }
         }
     };

@@ -13,7 +13,6 @@
 //! In both, an event that a filter does not change goes back as it came.
 
 pub mod event;
-#[cfg(target_family = "wasm")]
 pub mod guest;
 pub mod view;
 pub mod wire;

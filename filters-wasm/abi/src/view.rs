@@ -4,6 +4,7 @@
 //! wrong answers, never a panic.
 
 use std::borrow::Cow;
+use waxseal_trail::scan::{self, skip_space, string_end, value_end};
 
 /// A JSON value: its text, without white space around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,13 @@ impl<'a> Value<'a> {
     /// The value that begins `text`; `None` if there is none.
     pub fn first(text: &'a [u8]) -> Option<Value<'a>> {
         let at = skip_space(text, 0);
-        let end = end_of(text, at)?;
+        let end = value_end(text, at)?;
         Some(Value(&text[at..end]))
+    }
+
+    /// A text that is one value, without white space around it; `None` if it is empty.
+    pub(crate) fn whole(text: &'a [u8]) -> Option<Value<'a>> {
+        if text.is_empty() { None } else { Some(Value(text)) }
     }
 
     /// A whole text that somebody else wrote, if it is JSON and nested at most 60 deep.
@@ -112,15 +118,13 @@ impl<'a> Value<'a> {
     }
 
     /// The members of an object, keys as they stand between their quotes; nothing for any other value.
-    pub fn members(self) -> Members<'a> {
-        let open = self.0.first() == Some(&b'{');
-        Members { text: self.0, at: if open { 1 } else { self.0.len() } }
+    pub fn members(self) -> impl Iterator<Item = (&'a [u8], Value<'a>)> + Clone {
+        scan::members(self.0).map(|(name, value)| (name, Value(value)))
     }
 
     /// The elements of an array; nothing for any other value.
-    pub fn elements(self) -> Elements<'a> {
-        let open = self.0.first() == Some(&b'[');
-        Elements { text: self.0, at: if open { 1 } else { self.0.len() } }
+    pub fn elements(self) -> impl Iterator<Item = Value<'a>> + Clone {
+        scan::elements(self.0).map(Value)
     }
 
     /// Where a dotted path leads: `a.b.0.c`; numbers count array elements. A name with dots in it is found before its
@@ -133,144 +137,24 @@ impl<'a> Value<'a> {
             let (index, rest) = path.split_once('.').unwrap_or((path, ""));
             return self.elements().nth(index.parse().ok()?)?.path(rest);
         }
-        if let Some(whole) = self.get(path) {
-            return Some(whole);
-        }
-        path.match_indices('.').find_map(|(at, _)| self.get(&path[..at])?.path(&path[at + 1..]))
-    }
-}
-
-/// See [`Value::members`].
-#[derive(Clone, Debug)]
-pub struct Members<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Iterator for Members<'a> {
-    type Item = (&'a [u8], Value<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let t = self.text;
-        let mut at = skip_space(t, self.at);
-        if t.get(at) == Some(&b',') {
-            at = skip_space(t, at + 1);
-        }
-        if t.get(at) != Some(&b'"') {
-            self.at = t.len();
-            return None;
-        }
-        // What is broken from here on is the end.
-        self.at = t.len();
-        let key_end = end_of(t, at)?;
-        let colon = skip_space(t, key_end);
-        if t.get(colon) != Some(&b':') {
-            return None;
-        }
-        let from = skip_space(t, colon + 1);
-        let end = end_of(t, from)?;
-        self.at = end;
-        Some((&t[at + 1..key_end - 1], Value(&t[from..end])))
-    }
-}
-
-/// See [`Value::elements`].
-#[derive(Clone, Debug)]
-pub struct Elements<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Iterator for Elements<'a> {
-    type Item = Value<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let t = self.text;
-        let mut at = skip_space(t, self.at);
-        if t.get(at) == Some(&b',') {
-            at = skip_space(t, at + 1);
-        }
-        if matches!(t.get(at), None | Some(b']')) {
-            self.at = t.len();
-            return None;
-        }
-        self.at = t.len();
-        let end = end_of(t, at)?;
-        self.at = end;
-        Some(Value(&t[at..end]))
-    }
-}
-
-fn skip_space(text: &[u8], mut at: usize) -> usize {
-    while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-        at += 1;
-    }
-    at
-}
-
-/// Where the string ends that opens at `at`.
-fn string_end(text: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
-    loop {
-        let rest = text.get(at..)?;
-        at += quote_or_escape(rest)?;
-        if text[at] == b'"' {
-            return Some(at + 1);
-        }
-        at += 2;
-    }
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-
-/// The first `"` or `\`. Names and values are short: eight bytes at a time, with nothing to set up.
-#[inline]
-fn quote_or_escape(text: &[u8]) -> Option<usize> {
-    let (words, tail) = text.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
-        let w = u64::from_le_bytes(*word);
-        let zero = |v: u64| v.wrapping_sub(ONES) & !v & HIGH;
-        let hit = zero(w ^ (ONES * u64::from(b'"'))) | zero(w ^ (ONES * u64::from(b'\\')));
-        if hit != 0 {
-            return Some(8 * i + (hit.trailing_zeros() / 8) as usize);
-        }
-    }
-    let at = tail.iter().position(|c| matches!(c, b'"' | b'\\'))?;
-    Some(text.len() - tail.len() + at)
-}
-
-/// Where the value ends that begins at `at`.
-fn end_of(text: &[u8], at: usize) -> Option<usize> {
-    match text.get(at)? {
-        b'"' => string_end(text, at),
-        b'{' | b'[' => {
-            let mut depth = 0usize;
-            let mut at = at;
-            loop {
-                match text.get(at)? {
-                    b'"' => {
-                        at = string_end(text, at)?;
-                        continue;
-                    }
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => {
-                        depth -= 1;
-                        if depth == 0 {
-                            return Some(at + 1);
-                        }
-                    }
-                    _ => {}
-                }
-                at += 1;
+        // In one pass, unless several names are beginnings of the path.
+        let (mut first, mut more) = (None, false);
+        for (name, value) in self.members() {
+            if !path.as_bytes().starts_with(name) {
+                continue;
+            }
+            match path.as_bytes().get(name.len()) {
+                None => return Some(value),
+                Some(b'.') if first.is_none() => first = Some((name.len(), value)),
+                Some(b'.') => more = true,
+                Some(_) => {}
             }
         }
-        b'}' | b']' | b',' | b':' => None,
-        _ => {
-            let rest = &text[at..];
-            let stop = |c: &u8| matches!(c, b',' | b'}' | b']' | b':' | b' ' | b'\t' | b'\n' | b'\r' | b'"');
-            Some(at + rest.iter().position(stop).unwrap_or(rest.len()))
+        if more {
+            return path.match_indices('.').find_map(|(at, _)| self.get(&path[..at])?.path(&path[at + 1..]));
         }
+        let (len, value) = first?;
+        value.path(&path[len + 1..])
     }
 }
 

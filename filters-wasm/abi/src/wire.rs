@@ -4,9 +4,10 @@
 //! host's clock (UTC, since 1970), the length of the chunk's `source`, the length of the text, both texts; then for each
 //! event [`MEMBERS`]` + 1` pairs of start and end in the text, in the order of `waxseal_trail::record::Member`, an event's own
 //! `source` last; start and end are equal where there is none. Out: for each event the number of its changes, and for each of
-//! them the member's place, the length of its new value, and that value. An empty value takes the member away.
+//! them the member's place, the length of its new value, and that value. An empty value takes the member away; [`ADD`] and
+//! [`EXPLANATION`] stand where a place would.
 
-use waxseal_trail::record::MEMBERS;
+use waxseal_trail::record::{Change, MEMBERS, Member};
 
 /// The version of this interface: what `waxseal_abi` answers.
 pub const VERSION: u32 = 1;
@@ -16,6 +17,10 @@ pub const EXPLAIN: u32 = 1;
 
 /// See [`EXPLAIN`].
 pub const EXPLANATION: u32 = u32::MAX;
+
+/// Such a change adds to the metadata: its value is a list of names (as canonical JSON has them between quotes) and values, each
+/// with the lengths of both before it, in the order of `waxseal_trail::json::compare_names`.
+pub const ADD: u32 = u32::MAX - 1;
 
 /// Writes what goes in.
 #[derive(Debug)]
@@ -89,9 +94,47 @@ impl<'i> Reader<'i> {
     }
 
     /// The next change: the member's place, and its new value.
-    pub fn change(&mut self) -> Option<(u32, &'i [u8])> {
+    fn change(&mut self) -> Option<(u32, &'i [u8])> {
         let (member, len) = (self.int()?, self.int()?);
         Some((member, self.bytes(len as usize)?))
+    }
+
+    /// The next name and value of [`ADD`].
+    pub fn pair(&mut self) -> Option<(&'i [u8], &'i [u8])> {
+        let (name, value) = (self.int()?, self.int()?);
+        Some((self.bytes(name as usize)?, self.bytes(value as usize)?))
+    }
+
+    /// What an answer makes of the next event; `explained` hears what a module says of it.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
+    pub fn changes(
+        &mut self,
+        to: &mut Vec<Change<'i>>,
+        mut explained: impl FnMut(&[u8]),
+    ) -> Result<(), &'static str> {
+        const CUT: &str = "its answer is cut off";
+        to.clear();
+        for _ in 0..self.int().ok_or(CUT)? {
+            let (member, value) = self.change().ok_or(CUT)?;
+            match member {
+                EXPLANATION => explained(value),
+                ADD => {
+                    let mut pairs = Reader(value);
+                    while !pairs.is_at_end() {
+                        let (name, value) = pairs.pair().ok_or(CUT)?;
+                        to.push(Change::Add(name, value));
+                    }
+                }
+                _ => {
+                    let member = Member::at(member as usize);
+                    let member = member.ok_or("its answer names a member that no record has")?;
+                    to.push(Change::Set(member, value));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether all has been read.

@@ -7,15 +7,25 @@ use std::path::PathBuf;
 use waxseal_filter_abi::Event;
 use waxseal_filter_abi::event::Object;
 
-/// An address, and its `geo_location` as JSON.
-type Known = Option<(IpAddr, Vec<u8>)>;
+/// Where an address's networks lie in each database, or its scope, and `geo_location` as JSON.
+#[derive(Clone, Debug)]
+struct Known {
+    place: Place,
+    json: Box<[u8]>,
+}
+
+/// The offsets of what each database holds for an address: equal ones say the same of it.
+type Place = [Option<usize>; MOST];
+
+/// So many databases at most.
+const MOST: usize = 8;
 
 /// Open databases, and what was last looked up.
 pub struct Geo {
     databases: Vec<(Kind, Reader<Vec<u8>>)>,
     language: String,
-    /// By a hash of the address: the address, and its `geo_location` as JSON (empty for none).
-    recent: RefCell<Vec<Known>>,
+    /// By a hash of the place.
+    recent: RefCell<Vec<Option<Known>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +49,9 @@ impl Geo {
     /// # Errors
     /// A text with the path, if one is missing, corrupt or of a kind that says nothing of places or networks.
     pub fn open(paths: &[PathBuf], language: &str) -> Result<Geo, String> {
+        if paths.len() > MOST {
+            return Err(format!("{} databases, and at most {MOST} can be read", paths.len()));
+        }
         let databases = paths
             .iter()
             .map(|path| {
@@ -65,64 +78,71 @@ impl Geo {
     /// Adds `geo_location` if anything is known of the address.
     pub fn add(&self, event: &mut Event<'_>, address: IpAddr) {
         let address = address.to_canonical();
-        let hash = match address {
-            IpAddr::V4(a) => u64::from(u32::from(a)),
-            IpAddr::V6(a) => u128::from(a) as u64 ^ (u128::from(a) >> 64) as u64,
-        };
-        let slot = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize % RECENT;
-        let mut recent = self.recent.borrow_mut();
-        if recent[slot].as_ref().is_none_or(|(a, _)| *a != address) {
-            recent[slot] = Some((address, self.look_up(address)));
+        if let Some(scope) = scope(address) {
+            event.add_json("geo_location", |out| {
+                out.extend_from_slice(b"{\"scope\":\"");
+                out.extend_from_slice(scope.as_bytes());
+                out.extend_from_slice(b"\"}");
+            });
+            return;
         }
-        if let Some((_, json)) = &recent[slot]
-            && !json.is_empty()
-        {
+        let mut place: Place = [None; MOST];
+        for (at, (_, reader)) in place.iter_mut().zip(&self.databases) {
+            // Damage that only this address meets says nothing of the place.
+            *at = reader.lookup(address).ok().and_then(|found| found.offset());
+        }
+        if place.iter().all(Option::is_none) {
+            return;
+        }
+        let mixed = place.iter().fold(0u64, |n, at| {
+            (n.rotate_left(5) ^ at.map_or(0, |at| at as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
+        let slot = (mixed >> 32) as usize % RECENT;
+        let mut recent = self.recent.borrow_mut();
+        if recent[slot].as_ref().is_none_or(|k| k.place != place) {
+            recent[slot] = Some(Known { place, json: self.look_up(address).into() });
+        }
+        if let Some(Known { json, .. }) = &recent[slot] {
             event.add_json("geo_location", |out| out.extend_from_slice(json));
         }
     }
 
     fn look_up(&self, address: IpAddr) -> Vec<u8> {
         let mut o = Object::default();
-        if let Some(scope) = scope(address) {
-            o.text("scope", scope);
-        } else {
-            for (kind, reader) in &self.databases {
-                // Damage that only this address meets says nothing of the place.
-                let Ok(found) = reader.lookup(address) else { continue };
-                match kind {
-                    Kind::Asn => {
-                        if let Ok(Some(asn)) = found.decode::<geoip2::Asn<'_>>() {
-                            if let Some(n) = asn.autonomous_system_number {
-                                o.number("asn", f64::from(n));
-                            }
-                            if let Some(name) = asn.autonomous_system_organization {
-                                o.text("as_organization", name);
-                            }
+        for (kind, reader) in &self.databases {
+            let Ok(found) = reader.lookup(address) else { continue };
+            match kind {
+                Kind::Asn => {
+                    if let Ok(Some(asn)) = found.decode::<geoip2::Asn<'_>>() {
+                        if let Some(n) = asn.autonomous_system_number {
+                            o.number("asn", f64::from(n));
+                        }
+                        if let Some(name) = asn.autonomous_system_organization {
+                            o.text("as_organization", name);
                         }
                     }
-                    Kind::City => {
-                        if let Ok(Some(city)) = found.decode::<geoip2::City<'_>>() {
-                            self.country(&city.country, &mut o);
-                            if let Some(name) = self.name(&city.city.names) {
-                                o.text("city", name);
-                            }
-                            if let (Some(lat), Some(lon)) = (city.location.latitude, city.location.longitude)
-                            {
-                                let mut c = Object::default();
-                                c.number("latitude", lat).number("longitude", lon);
-                                let mut json = Vec::new();
-                                c.write(&mut json);
-                                o.json("coordinates", json);
-                            }
-                            if let Some(zone) = city.location.time_zone {
-                                o.text("time_zone", zone);
-                            }
+                }
+                Kind::City => {
+                    if let Ok(Some(city)) = found.decode::<geoip2::City<'_>>() {
+                        self.country(&city.country, &mut o);
+                        if let Some(name) = self.name(&city.city.names) {
+                            o.text("city", name);
+                        }
+                        if let (Some(lat), Some(lon)) = (city.location.latitude, city.location.longitude) {
+                            let mut c = Object::default();
+                            c.number("latitude", lat).number("longitude", lon);
+                            let mut json = Vec::new();
+                            c.write(&mut json);
+                            o.json("coordinates", json);
+                        }
+                        if let Some(zone) = city.location.time_zone {
+                            o.text("time_zone", zone);
                         }
                     }
-                    Kind::Country => {
-                        if let Ok(Some(country)) = found.decode::<geoip2::Country<'_>>() {
-                            self.country(&country.country, &mut o);
-                        }
+                }
+                Kind::Country => {
+                    if let Ok(Some(country)) = found.decode::<geoip2::Country<'_>>() {
+                        self.country(&country.country, &mut o);
                     }
                 }
             }

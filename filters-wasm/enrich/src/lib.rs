@@ -30,6 +30,7 @@ use waxseal_trail::record::Member;
 pub struct Enrich {
     config: Config,
     ids: Ids,
+    contexts: Contexts,
 }
 
 impl Filter for Enrich {
@@ -63,12 +64,12 @@ waxseal_filter_abi::export!(crate::Enrich);
 impl Enrich {
     /// With a configuration that has been read.
     pub fn new(config: Config) -> Enrich {
-        Enrich { config, ids: Ids::default() }
+        Enrich { config, ids: Ids::default(), contexts: Contexts::default() }
     }
 
     fn context(&mut self, event: &mut Event<'_>, fields: &normalise::Fields<'_>, classified: bool) {
         let c = &self.config;
-        system(&c.system, event, fields);
+        self.contexts.add(&c.system, event, fields);
         let address = event.get("ip_address").and_then(Value::str).and_then(|t| t.parse().ok());
         if let (Some(geo), Some(address)) = (&c.geo, address) {
             geo.add(event, address);
@@ -129,8 +130,57 @@ pub(crate) fn set_time(event: &mut Event<'_>, read: Read) {
     }
 }
 
-/// Environment, version, host, container, pod: of the shipper's kubernetes metadata, else of the configuration.
-fn system(config: &config::RawSystem, event: &mut Event<'_>, fields: &normalise::Fields<'_>) {
+/// System contexts that were made before, by what they were made of: what a shipper says of a pod is the same text each time.
+#[derive(Debug)]
+struct Contexts(Vec<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    kubernetes: Box<[u8]>,
+    host: Box<[u8]>,
+    context: Box<[u8]>,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Contexts((0..Contexts::SLOTS).map(|_| None).collect())
+    }
+}
+
+impl Contexts {
+    const SLOTS: usize = 256;
+    /// What is larger is not kept.
+    const LARGEST: usize = 4096;
+
+    fn add(&mut self, config: &config::RawSystem, event: &mut Event<'_>, fields: &normalise::Fields<'_>) {
+        let kubernetes = fields.kubernetes.map_or(&[][..], Value::text);
+        let host = fields.host.map_or(&[][..], Value::text);
+        let slot = (mixed(kubernetes) ^ mixed(host).rotate_left(7)) as usize % Contexts::SLOTS;
+        let known = self.0[slot].as_ref().filter(|k| *k.kubernetes == *kubernetes && *k.host == *host);
+        let made = if known.is_none() { Some(system(config, fields)) } else { None };
+        let context = made.as_deref().or(known.map(|k| &*k.context)).unwrap_or_default();
+        event.add_json("system_context", |out| out.extend_from_slice(context));
+        if let Some(context) = made.filter(|m| m.len() + kubernetes.len() + host.len() <= Contexts::LARGEST) {
+            self.0[slot] =
+                Some(Known { kubernetes: kubernetes.into(), host: host.into(), context: context.into() });
+        }
+    }
+}
+
+/// A number of bytes that differs where they do, mostly.
+fn mixed(bytes: &[u8]) -> u64 {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let tail = tail.iter().fold(bytes.len() as u64, |n, c| n << 8 | u64::from(*c));
+    let words = words.iter().map(|w| u64::from_le_bytes(*w));
+    let mixed =
+        words.chain([tail]).fold(0u64, |n, w| (n.rotate_left(5) ^ w).wrapping_mul(0x517c_c1b7_2722_0a95));
+    mixed ^ mixed >> 32
+}
+
+/// Environment, version, host, container, pod: of the shipper's kubernetes metadata, else of the configuration. Nothing if there
+/// is none.
+fn system(config: &config::RawSystem, fields: &normalise::Fields<'_>) -> Vec<u8> {
+    let mut json = Vec::new();
     let mut object = Object::default();
     let k = fields.kubernetes;
     let from = |paths: &[&str], or: &Option<String>| -> Option<String> {
@@ -159,6 +209,7 @@ fn system(config: &config::RawSystem, event: &mut Event<'_>, fields: &normalise:
         }
     }
     if !object.is_empty() {
-        event.add_json("system_context", |out| object.write(out));
+        object.write(&mut json);
     }
+    json
 }

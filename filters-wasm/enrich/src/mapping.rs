@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for Word {
             Const::Bool(b) => Ok(Word(b.to_string())),
             Const::Number(n) => {
                 let mut out = Vec::new();
-                waxseal_filter_abi::event::write_number(n, &mut out);
+                waxseal_trail::json::write_number(n, &mut out);
                 Ok(Word(String::from_utf8(out).unwrap_or_default()))
             }
         }
@@ -426,7 +426,7 @@ impl Out {
             Out::Bool(b) => b.to_string(),
             Out::Number(n) => {
                 let mut out = Vec::new();
-                waxseal_filter_abi::event::write_number(*n, &mut out);
+                waxseal_trail::json::write_number(*n, &mut out);
                 String::from_utf8(out).ok()?
             }
             Out::Time(r) => String::from_utf8(r.time.text().to_vec()).ok()?,

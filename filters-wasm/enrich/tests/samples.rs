@@ -7,72 +7,44 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use waxseal_enrich::Enrich;
 use waxseal_enrich::config::Config;
-use waxseal_filter_abi::wire::Reader;
-use waxseal_filter_abi::{Event, Filter as _};
-use waxseal_trail::record::{Converter, Events, MEMBERS, Member, Rewriter};
+use waxseal_filter_testkit::{Native, Sample, alike, converted, members, samples};
+use waxseal_trail::record::Events;
 use waxseal_trail::time::Time;
 
 const BASE: &str = "ids: false\ntime: {year: 2015}\n";
 
-fn enrich(yaml: &str) -> Enrich {
-    Enrich::new(Config::parse(yaml, Path::new("/nowhere")).unwrap())
+/// Enrich with a configuration that lies in `dir`, natively.
+struct Filter(Native<Enrich>);
+
+fn enrich_in(dir: &Path, yaml: &str) -> Filter {
+    let path = dir.join("enrich.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    Filter(Native::load(&path).unwrap())
 }
 
-fn members(events: &Events) -> Value {
-    serde_json::from_slice(&events.members_json(0)).unwrap()
+fn enrich(yaml: &str) -> Filter {
+    enrich_in(tempfile::tempdir().unwrap().path(), yaml)
 }
 
-/// As the sink does it: converted, then filtered, then held to the page.
-fn in_sink(filter: &mut Enrich, record: &str, tag: &str, now: Time) -> Value {
-    let mut events = Events::default();
-    Converter::default().json(record.as_bytes(), &mut events);
-    let places = events.places(0);
-    let text = events.text().to_vec();
-    let parts: [&[u8]; MEMBERS] = std::array::from_fn(|m| &text[places[m].0 as usize..places[m].1 as usize]);
-    let mut event = Event::of_record(tag, now, &parts);
-    filter.run(&mut event);
-    let mut wire = Vec::new();
-    event.write_changes(&mut wire);
-    let mut r = Reader::new(&wire);
-    let mut changes = Vec::new();
-    for _ in 0..r.int().unwrap() {
-        let (member, value) = r.change().unwrap();
-        changes.push((Member::at(member as usize).unwrap(), value));
+fn now() -> Time {
+    Time::parse_rfc3339("2024-05-01T12:00:00Z").unwrap()
+}
+
+impl Filter {
+    /// As the sink does it: converted, then filtered, then held to the page.
+    fn in_sink(&mut self, record: &str, tag: &str) -> Value {
+        let mut out = Events::default();
+        self.0.in_sink(&converted([record]), tag, now(), &mut out);
+        members(&out).remove(0)
     }
-    assert!(r.is_at_end());
-    let mut out = Events::default();
-    if let Err(e) = Rewriter::default().push(&events, 0, &changes, &mut out) {
-        panic!("{e}: {record}\n{}", String::from_utf8_lossy(&wire));
-    }
-    members(&out)
-}
 
-/// As a shipper does it: filtered, and then converted by the sink.
-fn in_shipper(filter: &mut Enrich, record: &str, tag: &str, now: Time) -> Value {
-    let mut event = Event::of_shipper(tag, Some(now), now, record.as_bytes()).unwrap();
-    filter.run(&mut event);
-    let mut out = Vec::new();
-    event.write_record(record.as_bytes(), &mut out);
-    let mut events = Events::default();
-    Converter::default().json(&out, &mut events);
-    assert_eq!(events.unparsed(), 0, "{}", String::from_utf8_lossy(&out));
-    members(&events)
-}
-
-/// What a shipper's filter says has one more `$`: for the sink it came from outside.
-fn alike(mut v: Value) -> Value {
-    if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(names) = m.remove("$$enriched") {
-            m.insert("$enriched".into(), names);
-        }
-        if let Some(Value::Object(lost)) = m.remove("$$displaced") {
-            let all = m.entry("$displaced").or_insert_with(|| serde_json::json!({}));
-            for (k, v) in lost {
-                all[k] = v;
-            }
-        }
+    /// As a shipper does it: filtered, and then converted by the sink.
+    fn in_shipper(&mut self, record: &str, tag: &str) -> Value {
+        let text = String::from_utf8_lossy(self.0.in_shipper(record.as_bytes(), tag, now())).into_owned();
+        let events = converted([text.as_str()]);
+        assert_eq!(events.unparsed(), 0, "{text}");
+        members(&events).remove(0)
     }
-    v
 }
 
 fn found<'v>(v: &'v Value, name: &str) -> Option<&'v Value> {
@@ -82,27 +54,12 @@ fn found<'v>(v: &'v Value, name: &str) -> Option<&'v Value> {
     v.get(name).or_else(|| v.get("metadata")?.get(name))
 }
 
-fn samples() -> Vec<(String, Value)> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/samples");
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        for line in std::fs::read_to_string(&path).unwrap().lines() {
-            all.push((name.clone(), serde_json::from_str(line).unwrap()));
-        }
-    }
-    all
-}
-
 #[test]
 fn every_sample_becomes_what_its_format_says_in_both_hosts() {
     let mut filter = enrich(BASE);
-    let now = Time::parse_rfc3339("2024-05-01T12:00:00Z").unwrap();
     let mut wrong = Vec::new();
-    for (file, sample) in samples() {
-        let record = sample["record"].to_string();
-        let got = in_sink(&mut filter, &record, "", now);
+    for Sample { file, record, wanted: sample } in samples() {
+        let got = filter.in_sink(&record, "");
         let kind = got.get("event_type").and_then(Value::as_str).unwrap_or("log");
         let mut say = |what: String| wrong.push(format!("{file}: {what}\n  {record}\n  {got}"));
         if kind != sample["type"] {
@@ -120,7 +77,7 @@ fn every_sample_becomes_what_its_format_says_in_both_hosts() {
                 say(format!("against the schema: {errors}"));
             }
         }
-        let shipped = alike(in_shipper(&mut filter, &record, "", now));
+        let shipped = alike(filter.in_shipper(&record, ""));
         let got = alike(got.clone());
         if shipped != got {
             wrong.push(format!("{file}: the shipper says\n  {shipped}\nthe sink\n  {got}"));
@@ -141,7 +98,6 @@ mappings:
   - {name: audit, when: {one_of: {event: [audit, review]}, has_not: [draft]}, parse: {field: text, as: regex, pattern: 'by (?P<who>\\w+)'}, event_type: audit_performed, set: {audit_type: event, auditor: who}}
 ";
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-    let now = Time::MIN;
     let mut see = |v: Value| {
         *seen
             .entry(found(&v, "event_type").and_then(Value::as_str).unwrap_or("log").to_owned())
@@ -149,13 +105,13 @@ mappings:
         v
     };
     let mut filter = enrich(BASE);
-    for (_, sample) in samples() {
-        see(in_sink(&mut filter, &sample["record"].to_string(), "", now));
+    for sample in samples() {
+        see(filter.in_sink(&sample.record, ""));
     }
     let mut filter = enrich(mapped);
     let mut both = |record: &str, tag: &str| {
-        let sink = in_sink(&mut filter, record, tag, now);
-        assert_eq!(alike(sink.clone()), alike(in_shipper(&mut filter, record, tag, now)));
+        let sink = filter.in_sink(record, tag);
+        assert_eq!(alike(sink.clone()), alike(filter.in_shipper(record, tag)));
         see(sink)
     };
     both(r#"{"app":"scanner","kind":"ports","target":"10.0.0.0/8"}"#, "");
@@ -191,8 +147,8 @@ fn a_real_sshd_has_no_outcome_that_is_not_known() {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for line in log.lines() {
         let record = serde_json::json!({"message": line}).to_string();
-        let v = in_sink(&mut filter, &record, "", Time::MIN);
-        assert_eq!(alike(v.clone()), alike(in_shipper(&mut filter, &record, "", Time::MIN)));
+        let v = filter.in_sink(&record, "");
+        assert_eq!(alike(v.clone()), alike(filter.in_shipper(&record, "")));
         let kind = found(&v, "event_type").and_then(Value::as_str).unwrap_or("log").to_owned();
         let states = [
             "Failed ",
@@ -244,11 +200,11 @@ threat: {lists: [{file: bad.txt, source: ours, confidence: 70}, {file: intel.jso
 phi: {resources: ['patient/*']}
 mappings: [{when: {has: [patient]}, event_type: data_read, set: {user_id: who, resource: patient, resource_type: {const: record}}}]
 ";
-    let mut filter = Enrich::new(Config::parse(yaml, dir.path()).unwrap());
+    let mut filter = enrich_in(dir.path(), yaml);
     let line = |user: &str, ip: &str| {
         serde_json::json!({"ident": "sshd", "message": format!("Failed password for {user} from {ip} port 1 ssh2")}).to_string()
     };
-    let v = in_sink(&mut filter, &line("alice", "198.51.100.200"), "", Time::MIN);
+    let v = filter.in_sink(&line("alice", "198.51.100.200"), "");
     assert_eq!(
         found(&v, "user_context").unwrap(),
         &serde_json::json!({"department": "Finance", "risk_tier": "high", "role": "analyst"})
@@ -265,18 +221,18 @@ mappings: [{when: {has: [patient]}, event_type: data_read, set: {user_id: who, r
             .iter()
             .all(|n| names.contains(n))
     );
-    let v = in_sink(&mut filter, &line("bob", "198.51.100.7"), "", Time::MIN);
+    let v = filter.in_sink(&line("bob", "198.51.100.7"), "");
     let hit = &found(&v, "threat_intelligence").unwrap()[0];
     assert_eq!(
         (&hit["source"], &hit["confidence"], &hit["first_seen"]),
         (&"feed".into(), &85.into(), &"2024-01-01T00:00:00Z".into())
     );
     let pod = r#"{"ident":"sshd","message":"Invalid user x from 203.0.113.1","kubernetes":{"pod_name":"p","namespace_name":"ns","host":"node1","container_image":"i:1","docker_id":"c1","labels":{"app.kubernetes.io/version":"2.0"}}}"#;
-    let v = in_sink(&mut filter, pod, "", Time::MIN);
+    let v = filter.in_sink(pod, "");
     let want = serde_json::json!({"application_version":"2.0","container_id":"c1","environment":"production","host":"node1","image":"i:1","namespace":"ns","node":"node1","pod":"p"});
     assert_eq!(found(&v, "system_context").unwrap(), &want);
     assert_eq!(found(&v, "threat_intelligence"), None);
-    let v = in_sink(&mut filter, r#"{"who":"u","patient":"patient/7"}"#, "", Time::MIN);
+    let v = filter.in_sink(r#"{"who":"u","patient":"patient/7"}"#, "");
     assert_eq!(found(&v, "phi_involved").unwrap(), true);
     let e = Config::parse("geo: {databases: [no.mmdb]}", dir.path()).unwrap_err();
     assert!(e.contains("no.mmdb"), "{e}");
@@ -290,7 +246,6 @@ mappings: [{when: {has: [patient]}, event_type: data_read, set: {user_id: who, r
 fn no_line_however_bent_is_a_trap() {
     let rounds = std::env::var("WAXSEAL_FILTER_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     let mut filter = enrich("time: {zone: Europe/Berlin}\n");
-    let now = Time::parse_rfc3339("2024-05-01T12:00:00Z").unwrap();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move |n: usize| {
         state ^= state << 13;
@@ -327,8 +282,8 @@ fn no_line_however_bent_is_a_trap() {
     ];
     let all = samples();
     for _ in 0..rounds {
-        for (_, sample) in &all {
-            let mut record = sample["record"].clone();
+        for sample in &all {
+            let mut record = sample.wanted["record"].clone();
             // Every text of the record is cut, doubled or pierced somewhere.
             fn each(v: &mut Value, bend: &mut dyn FnMut(&mut String)) {
                 match v {
@@ -353,8 +308,8 @@ fn no_line_however_bent_is_a_trap() {
                 }
             });
             let text = record.to_string();
-            in_sink(&mut filter, &text, "", now);
-            in_shipper(&mut filter, &text, "", now);
+            filter.in_sink(&text, "");
+            filter.in_shipper(&text, "");
         }
     }
 }
@@ -367,13 +322,13 @@ fn hostile_records_go_through() {
     let huge = serde_json::json!({"log": "{\"a\":".repeat(100_000)}).to_string();
     let carried = serde_json::json!({"log": format!("{{\"event_type\":\"data_write\",\"user_id\":\"u\",\"resource_type\":\"r\",\"old_values\":{}1{}}}", "{\"a\":".repeat(59), "}".repeat(59))}).to_string();
     for record in [&deep, &wide, &huge, &carried] {
-        let v = in_sink(&mut filter, record, "", Time::MIN);
+        let v = filter.in_sink(record, "");
         assert!(v["metadata"]["$enriched"].is_array());
-        in_shipper(&mut filter, record, "", Time::MIN);
+        filter.in_shipper(record, "");
     }
     let twice = r#"{"a":1,"a":2,"message":"Invalid user x from 203.0.113.1"}"#;
-    assert!(in_sink(&mut filter, twice, "", Time::MIN)["metadata"]["$map"].is_array());
-    assert!(in_shipper(&mut filter, twice, "", Time::MIN)["metadata"]["$map"].is_array());
+    assert!(filter.in_sink(twice, "")["metadata"]["$map"].is_array());
+    assert!(filter.in_shipper(twice, "")["metadata"]["$map"].is_array());
 }
 
 #[test]

@@ -5,12 +5,10 @@
 
 pub mod wasm;
 
-use crate::config::{Size, Span, Text};
-use crate::lock;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasm::{Runtime, Wasm};
@@ -19,47 +17,24 @@ use waxseal_trail::record::Events;
 use waxseal_trail::statement;
 
 /// What happens to an event that a filter fails on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
     /// It goes on as it came, marked (`metadata.$filter_errors`).
+    #[default]
     Pass,
     /// Its content is replaced by the reason and a digest (`metadata.$withheld`).
     Withhold,
 }
 
-/// One of `filters:` in the configuration.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawFilter {
-    /// The module, a `.wasm` file.
-    pub module: Text,
-    /// Its configuration.
-    pub config: Text,
-    /// Directories that the module may read beside the configuration's own, such as where databases lie.
-    #[serde(default)]
-    pub directories: Vec<Text>,
-    /// `pass` or `withhold`. Default: what the module asks for.
-    pub on_error: Option<OnError>,
-    /// Memory of an instance. Default 512MiB.
-    pub memory: Option<Size>,
-    /// How long one event may take. Default 1s.
-    pub timeout: Option<Span>,
-    /// Native code made of the module before (`waxseal filter compile`), with its digest.
-    pub precompiled: Option<RawPrecompiled>,
-    /// A directory in which the sink keeps the native code it makes of modules: whoever writes there runs code in the sink.
-    /// Default: none is kept.
-    pub cache: Option<Text>,
-}
-
-/// Native code of a module.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawPrecompiled {
-    /// The file.
-    pub file: Text,
-    /// SHA-256 of the file, hex.
-    pub sha256: Text,
+/// Whose process a module runs in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Process {
+    /// The sink's: what a module may not is found by the processor, and its signals are wasmtime's to handle.
+    #[default]
+    Own,
+    /// A shipper's, which has handlers of its own and installs them again at a reload: no signal is needed.
+    Shipper,
 }
 
 /// A filter's configuration, checked.
@@ -97,37 +72,11 @@ impl Settings {
             cache: None,
         }
     }
+}
 
-    /// Of the file's.
-    ///
-    /// # Errors
-    /// A text with the key.
-    pub fn check(raw: RawFilter) -> Result<Settings, String> {
-        let mut s = Settings::new(raw.module.0.into(), raw.config.0.into());
-        s.directories = raw.directories.into_iter().map(|d| d.0.into()).collect();
-        s.on_error = raw.on_error;
-        if let Some(Size(n)) = raw.memory {
-            if !(16 << 20..=4 << 30).contains(&n) {
-                return Err("memory: from 16MiB to 4GiB".into());
-            }
-            s.memory = usize::try_from(n).map_err(|e| e.to_string())?;
-        }
-        if let Some(Span(t)) = raw.timeout {
-            if t < Duration::from_millis(10) || t > Duration::from_secs(60) {
-                return Err("timeout: from 10ms to 60s".into());
-            }
-            s.timeout = t;
-        }
-        s.precompiled = raw
-            .precompiled
-            .map(|p| {
-                let digest = Hash::from_hex(&p.sha256.0);
-                digest.map(|d| (p.file.0.into(), d)).ok_or("precompiled.sha256: not 64 hex digits".to_owned())
-            })
-            .transpose()?;
-        s.cache = raw.cache.map(|c| c.0.into());
-        Ok(s)
-    }
+/// A lock that a panic of another thread does not take away.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a chunk went through.
@@ -159,11 +108,11 @@ impl Filters {
     ///
     /// # Errors
     /// A text with the file, and what is wrong.
-    pub fn load(settings: &[Settings]) -> Result<Filters, String> {
+    pub fn load(settings: &[Settings], process: Process) -> Result<Filters, String> {
         if settings.is_empty() {
             return Ok(Filters::default());
         }
-        let runtime = Arc::new(Runtime::new()?);
+        let runtime = Arc::new(Runtime::new(process)?);
         let mut filters = Filters::default();
         // First: time limits hold while a module reads its configuration, too. Dropped, it ends its threads.
         let (stopping, ticking) = (filters.stop.clone(), runtime.clone());

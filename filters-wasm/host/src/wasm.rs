@@ -4,7 +4,7 @@
 //! directories that it is given, read-only, the clock, randomness, and nothing else; it has no output. Memory is limited by
 //! the store, time by epochs. What it gives back is held to the page (`waxseal_trail::record::Rewriter`) before it counts.
 
-use super::{OnError, Settings, TICK};
+use super::{OnError, Process, Settings, TICK};
 use crate::lock;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -26,13 +26,15 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// One that needs no signal handlers: inside Fluent Bit there are others.
+    /// For a process of its own, or for one that is somebody else's.
     ///
     /// # Errors
     /// A text.
-    pub fn new() -> Result<Runtime, String> {
+    pub fn new(process: Process) -> Result<Runtime, String> {
         let mut config = Config::new();
-        config.epoch_interruption(true).signals_based_traps(false).max_wasm_stack(1 << 20);
+        config.epoch_interruption(true).max_wasm_stack(1 << 20);
+        // Without signals each access to memory is compared with its end.
+        config.signals_based_traps(process == Process::Own);
         Ok(Runtime { engine: Engine::new(&config).map_err(|e| format!("wasmtime: {e:#}"))? })
     }
 
@@ -194,16 +196,19 @@ impl Wasm {
     pub fn apply(&self, events: &mut Events, source: &[u8]) -> (u64, Arc<statement::Filter>) {
         let mut loaded = lock(&self.loaded);
         let mut scratch = lock(&self.scratch);
-        let identity = loaded.identity.clone();
-        let failed = self.run(&mut loaded, &mut scratch, events, source, 0, &mut |_, _| {});
-        (failed, identity)
+        self.run(&mut loaded, &mut scratch, events, source, 0, &mut |_, _| {})
+    }
+
+    /// How much memory the instance has, in bytes: what it once took it keeps.
+    pub fn memory(&self) -> usize {
+        lock(&self.loaded).running.as_ref().map_or(0, |r| r.memory.data_size(&r.store))
     }
 
     /// Runs over a chunk and tells what the module says of each event.
     pub fn explain(&self, events: &mut Events, source: &[u8], mut told: impl FnMut(usize, &str)) -> u64 {
         let mut loaded = lock(&self.loaded);
         let mut scratch = lock(&self.scratch);
-        self.run(&mut loaded, &mut scratch, events, source, wire::EXPLAIN, &mut told)
+        self.run(&mut loaded, &mut scratch, events, source, wire::EXPLAIN, &mut told).0
     }
 
     fn run(
@@ -214,18 +219,49 @@ impl Wasm {
         source: &[u8],
         flags: u32,
         told: &mut dyn FnMut(usize, &str),
-    ) -> u64 {
+    ) -> (u64, Arc<statement::Filter>) {
         let mut out = std::mem::take(&mut scratch.spare);
+        let mut failures = Failures::default();
+        // A module that is started again may find other files: what ran is the same for all events of a chunk.
+        for _ in 0..3 {
+            let identity = loaded.identity.clone();
+            failures =
+                Failures { on_error: loaded.on_error, name: identity.name.clone(), ..Failures::default() };
+            self.try_run(loaded, scratch, events, source, flags, told, &mut out, &mut failures);
+            if Arc::ptr_eq(&identity, &loaded.identity) {
+                break;
+            }
+        }
+        std::mem::swap(events, &mut out);
+        scratch.spare = out;
+        if failures.count > 0 {
+            scratch.unsaid += failures.count;
+            if scratch.said.is_none_or(|t| t.elapsed() >= Duration::from_secs(60)) {
+                scratch.said = Some(Instant::now());
+                let Failures { name, last, .. } = &failures;
+                tracing::error!("filter {name}: failed on {} events; the last: {last}", scratch.unsaid);
+                scratch.unsaid = 0;
+            }
+        }
+        (failures.count, loaded.identity.clone())
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call, taken apart
+    fn try_run(
+        &self,
+        loaded: &mut Loaded,
+        scratch: &mut Scratch,
+        events: &Events,
+        source: &[u8],
+        flags: u32,
+        told: &mut dyn FnMut(usize, &str),
+        out: &mut Events,
+        failures: &mut Failures,
+    ) {
         out.clear();
-        let mut failures = Failures {
-            on_error: loaded.on_error,
-            name: loaded.identity.name.clone(),
-            count: 0,
-            last: String::new(),
-        };
         let whole = self
             .call(loaded, scratch, events, source, flags)
-            .and_then(|()| take(scratch, events, &mut out, told, &mut failures));
+            .and_then(|()| take(scratch, events, out, told, failures));
         if let Err(e) = whole {
             // Someone of the chunk did it: each alone, then.
             out.clear();
@@ -241,30 +277,34 @@ impl Wasm {
                     Err(e.clone())
                 } else {
                     self.call(loaded, scratch, &one, source, flags).and_then(|()| {
-                        take(scratch, &one, &mut of_one, &mut |_, text| told(i, text), &mut failures)
+                        take(scratch, &one, &mut of_one, &mut |_, text| told(i, text), failures)
                     })
                 };
                 match done {
                     Ok(()) => out.push_same(&of_one, 0),
                     Err(e) => {
                         failures.count = before;
-                        failures.put(&one, 0, &e, &mut scratch.rewriter, &mut out);
+                        failures.put(&one, 0, &e, &mut scratch.rewriter, out);
                     }
                 }
             }
         }
-        std::mem::swap(events, &mut out);
-        scratch.spare = out;
-        if failures.count > 0 {
-            scratch.unsaid += failures.count;
-            if scratch.said.is_none_or(|t| t.elapsed() >= Duration::from_secs(60)) {
-                scratch.said = Some(Instant::now());
-                let Failures { name, last, .. } = &failures;
-                tracing::error!("filter {name}: failed on {} events; the last: {last}", scratch.unsaid);
-                scratch.unsaid = 0;
+    }
+
+    /// Starts what has ended; with files that have changed since, everything is read anew.
+    fn restart(&self, loaded: &mut Loaded) -> Result<(), String> {
+        let as_before = |l: &Loaded| l.stamps.iter().all(|(path, s)| stamp(path) == *s);
+        if as_before(loaded) {
+            let running = start(&self.runtime, &loaded.module, &self.settings)?;
+            if as_before(loaded) {
+                loaded.running = Some(running);
+                return Ok(());
             }
         }
-        failures.count
+        let had = (loaded.identity.module, loaded.module.clone());
+        *loaded = load(&self.runtime, &self.settings, Some(&had))?;
+        tracing::info!("filter {}: read anew", loaded.identity.name);
+        Ok(())
     }
 
     /// Calls the module for events; what it answers is in `scratch.output`.
@@ -281,9 +321,9 @@ impl Wasm {
             if loaded.failed.is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
                 return Err("it cannot be started again".into());
             }
-            let started = start(&self.runtime, &loaded.module, &self.settings);
+            let started = self.restart(loaded);
             loaded.failed = started.is_err().then(Instant::now);
-            loaded.running = Some(started?);
+            started?;
         }
         let Some(running) = &mut loaded.running else { return Err("it is not running".into()) };
         let count = events.len();
@@ -300,6 +340,7 @@ impl Wasm {
 }
 
 /// Events of a chunk that the filter failed on.
+#[derive(Default)]
 struct Failures {
     on_error: OnError,
     /// The filter's.
@@ -324,7 +365,7 @@ impl Failures {
                     list.push(self.last.clone().into());
                 }
                 let marked = json::to_canonical(&metadata).unwrap_or_default();
-                if rewriter.push(events, i, &[(Member::Metadata, &marked)], out).is_err() {
+                if rewriter.push(events, i, &[Change::Set(Member::Metadata, &marked)], out).is_err() {
                     // There was no room for the mark: the counter has it.
                     out.push_same(events, i);
                 }
@@ -348,21 +389,11 @@ fn take(
     told: &mut dyn FnMut(usize, &str),
     failures: &mut Failures,
 ) -> Result<(), String> {
-    const CUT: &str = "its answer is cut off";
     let Scratch { output, rewriter, .. } = scratch;
     let mut r = wire::Reader::new(output);
     let mut changes: Vec<Change<'_>> = Vec::new();
     for i in 0..events.len() {
-        changes.clear();
-        for _ in 0..r.int().ok_or(CUT)? {
-            let (member, value) = r.change().ok_or(CUT)?;
-            if member == wire::EXPLANATION {
-                told(i, &String::from_utf8_lossy(value));
-                continue;
-            }
-            let member = Member::at(member as usize).ok_or("its answer names a member that no record has")?;
-            changes.push((member, value));
-        }
+        r.changes(&mut changes, |text| told(i, &String::from_utf8_lossy(text)))?;
         if changes.is_empty() || events.own(i).is_some() {
             out.push_same(events, i);
         } else if let Err(e) = rewriter.push(events, i, &changes, out) {

@@ -1,6 +1,20 @@
-//! Where modules and the hosts for them are.
+//! What filters are tested and measured with: samples, databases, where modules and the hosts for them are, and filters run
+//! natively, in both hosts' forms.
 
+pub mod fuzz;
+#[cfg(feature = "host")]
+mod shipper;
+
+#[cfg(feature = "host")]
+pub use shipper::{Compiled, Shipper};
+
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use waxseal_filter_abi::guest::Module;
+use waxseal_filter_abi::wire::{self, Reader};
+use waxseal_filter_abi::{Configured, Filter};
+use waxseal_trail::record::{Converter, Events, Member, Rewriter};
+use waxseal_trail::time::Time;
 
 /// The module of a filter, as `scripts/wasm.sh` built it.
 pub fn module(name: &str) -> Option<PathBuf> {
@@ -8,6 +22,54 @@ pub fn module(name: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)?;
     let path = cache.join("waxseal/filters").join(format!("{name}.wasm"));
     path.is_file().then_some(path)
+}
+
+/// A module of the sink's interface in `dir` whose `waxseal_batch` has this body, in WebAssembly's text format; what the sink
+/// hands over lies at 65536. With a configuration beside it.
+///
+/// # Panics
+/// If it is none, or cannot be written.
+#[cfg(feature = "host")]
+pub fn module_of(dir: &Path, name: &str, body: &str) -> waxseal_filter_host::Settings {
+    let about = r#"{\22ready\22:{\22name\22:\22bad\22,\22version\22:\221\22,\22fails_closed\22:false,\22data\22:[]}}"#;
+    let len = about.replace("\\22", "\"").len();
+    let text = format!(
+        r#"(module (memory (export "memory") 64 4096) (data (i32.const 16) "{about}")
+        (func (export "waxseal_abi") (result i32) i32.const 1)
+        (func (export "waxseal_buffer") (param i32) (result i32) i32.const 65536)
+        (func (export "waxseal_configure") (result i64) i64.const {})
+        (func (export "waxseal_batch") (result i64) {body}))"#,
+        (16u64 << 32) | len as u64
+    );
+    let module = dir.join(format!("{name}.wasm"));
+    std::fs::write(&module, wat::parse_str(&text).expect("a module")).expect("writable");
+    let config = dir.join(format!("{name}.yaml"));
+    std::fs::write(&config, "").expect("writable");
+    waxseal_filter_host::Settings::new(module, config)
+}
+
+/// A load beyond the memory: a trap, and no signal.
+pub const BEYOND: &str = "(i64.load (i32.const -8))";
+
+/// Every event's actor becomes `marked`.
+pub fn marking() -> String {
+    let value = u64::from_le_bytes(*b"\"marked\"");
+    format!(
+        r#"(local $i i32) (local $o i32)
+        (local.set $o (i32.const 3145728))
+        (block $end (loop $next
+            (br_if $end (i32.ge_u (local.get $i) (i32.load (i32.const 65536))))
+            (i32.store (local.get $o) (i32.const 1))
+            (i32.store offset=4 (local.get $o) (i32.const {}))
+            (i32.store offset=8 (local.get $o) (i32.const 8))
+            (i64.store offset=12 (local.get $o) (i64.const {value}))
+            (local.set $o (i32.add (local.get $o) (i32.const 20)))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br $next)))
+        (i64.or (i64.const {}) (i64.extend_i32_u (i32.sub (local.get $o) (i32.const 3145728))))"#,
+        Member::Actor as u32,
+        3_145_728u64 << 32
+    )
 }
 
 /// A Fluent Bit: `FLUENT_BIT`, or one of PATH.
@@ -18,13 +80,144 @@ pub fn fluent_bit() -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join("fluent-bit")).find(|p| p.is_file())
 }
 
+/// One line of `samples/` beside enrich.
+pub struct Sample {
+    /// The file's name, without its ending.
+    pub file: String,
+    /// The record, JSON, as a shipper has it.
+    pub record: String,
+    /// What it becomes: `type`, and the values that it `has`.
+    pub wanted: Value,
+}
+
+/// The samples of every normaliser of enrich, by file.
+///
+/// # Panics
+/// If they cannot be read.
+pub fn samples() -> Vec<Sample> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../enrich/samples");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(dir).expect("the samples").map(|e| e.expect("a sample").path()).collect();
+    files.sort();
+    let mut all = Vec::new();
+    for path in files {
+        let file = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        for line in std::fs::read_to_string(&path).expect("readable").lines() {
+            let wanted: Value = serde_json::from_str(line).expect("a sample is JSON");
+            all.push(Sample { file: file.clone(), record: wanted["record"].to_string(), wanted });
+        }
+    }
+    all
+}
+
+/// Records of a shipper's, converted as the sink does it.
+pub fn converted<'r>(records: impl IntoIterator<Item = &'r str>) -> Events {
+    let mut events = Events::default();
+    let mut converter = Converter::default();
+    records.into_iter().for_each(|r| converter.json(r.as_bytes(), &mut events));
+    events
+}
+
+/// The members of each event.
+///
+/// # Panics
+/// If they are no JSON.
+pub fn members(events: &Events) -> Vec<Value> {
+    (0..events.len())
+        .map(|i| serde_json::from_slice(&events.members_json(i)).expect("members are JSON"))
+        .collect()
+}
+
+/// The same whichever host the filter ran in: what a shipper's says has one more `$`, because for the sink it came from outside.
+pub fn alike(mut v: Value) -> Value {
+    if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(names) = m.remove("$$enriched") {
+            m.insert("$enriched".into(), names);
+        }
+        if let Some(Value::Object(lost)) = m.remove("$$displaced") {
+            let all = m.entry("$displaced").or_insert_with(|| json!({}));
+            lost.into_iter().for_each(|(k, v)| all[k] = v);
+        }
+    }
+    v
+}
+
+/// A filter as its module has it, without a module: the guest's own code, in this process.
+pub struct Native<F> {
+    module: Module<F>,
+    rewriter: Rewriter,
+    input: Vec<u8>,
+}
+
+impl<F: Filter> Native<F> {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// What the filter says.
+    pub fn load(config: &Path) -> Result<Native<F>, String> {
+        let mut module = Module::new();
+        let path = config.to_string_lossy();
+        module.buffer(path.len()).copy_from_slice(path.as_bytes());
+        match serde_json::from_slice(module.configure()).map_err(|e| e.to_string())? {
+            Configured::Ready(_) => Ok(Native { module, rewriter: Rewriter::default(), input: Vec::new() }),
+            Configured::Refused(why) => Err(why),
+        }
+    }
+
+    /// What the module answers to bytes, as they are.
+    pub fn raw(&mut self, chunk: &[u8]) -> Option<&[u8]> {
+        self.module.buffer(chunk.len()).copy_from_slice(chunk);
+        self.module.batch()
+    }
+
+    /// As in the sink: over a chunk of converted events, held to the page.
+    ///
+    /// # Panics
+    /// If what the filter answers is no answer, or what it makes of an event is none.
+    pub fn in_sink(&mut self, from: &Events, tag: &str, now: Time, to: &mut Events) {
+        to.clear();
+        let source = json!({"tag": tag}).to_string();
+        let Native { module, rewriter, input } = self;
+        let mut w = wire::Writer::new(input, from.len(), 0, unix(now), source.as_bytes(), from.text());
+        (0..from.len()).for_each(|i| w.event(&from.places(i)));
+        module.buffer(input.len()).copy_from_slice(input);
+        let mut answer = Reader::new(module.batch().expect("the chunk can be read"));
+        let mut changes = Vec::new();
+        for i in 0..from.len() {
+            answer.changes(&mut changes, |_| {}).expect("an answer");
+            if changes.is_empty() || from.own(i).is_some() {
+                to.push_same(from, i);
+            } else if let Err(e) = rewriter.push(from, i, &changes, to) {
+                panic!("{e}: {}\n{changes:?}", String::from_utf8_lossy(&from.members_json(i)));
+            }
+        }
+        assert!(answer.is_at_end());
+    }
+
+    /// As in a shipper: what its filter gives back for a record.
+    ///
+    /// # Panics
+    /// If the answer does not end where its NUL is.
+    pub fn in_shipper(&mut self, record: &[u8], tag: &str, now: Time) -> &[u8] {
+        let (sec, nsec) = unix(now);
+        let answer = self.module.record(tag.as_bytes(), u32::try_from(sec).unwrap_or(0), nsec, record);
+        let (nul, text) = answer.split_last().expect("a NUL");
+        assert!(*nul == 0 && !text.contains(&0), "{}", String::from_utf8_lossy(answer));
+        text
+    }
+}
+
+fn unix(t: Time) -> (i64, u32) {
+    let micros = t.unix_micros();
+    (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000) as u32 * 1000)
+}
+
 /// A city database and one of networks, in MaxMind's format, with about so many networks: beside them 81.2.69.0/24 in London,
 /// of AS 20712, and 2001:678::/32 in Berlin.
 ///
 /// # Panics
 /// If they cannot be written.
 pub fn databases(dir: &Path, networks: u32) -> [PathBuf; 2] {
-    use serde_json::json;
     let city = |name: &str, code: &str, country: &str, at: (f64, f64), zone: &str| {
         json!({
             "city": {"geoname_id": 1, "names": {"en": name, "de": name}},

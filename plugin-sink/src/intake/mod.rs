@@ -18,13 +18,13 @@ pub mod vector;
 use crate::answer::{self, Answer, Pending};
 use crate::chain::{Chunk, Redelivery, Refusal};
 use crate::config::Intakes;
-use crate::filter::Passed;
 use crate::pipeline::Submitter;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
+use waxseal_filter_host::Passed;
 use waxseal_trail::hash::{Digest, Hash};
 use waxseal_trail::record::Events;
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use waxseal_e2e::client::{Client, PROTOCOLS, PUSH_EVENTS, Protocol, acknowledgement, batch_with, unary};
 use waxseal_e2e::process::{Sink, Site, peak_resident};
+use waxseal_filter_host::Filters;
 use waxseal_sink::config::Config;
-use waxseal_sink::filter::Filters;
 use waxseal_sink::pipeline::Pipeline;
 use waxseal_sink::{Context, intake};
 
