@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters bench-filters-fluent-bit memory kit deny fuzz
 
 all: build
 
@@ -53,10 +53,16 @@ bench-s3:
 	$(CARGO) build --locked --release --workspace
 	"$(CARGO_TARGET_DIR)/release/bench-s3"
 
-# Filters as modules beside the same logic run natively; needs make wasm. FILTERS="1000000 400000" is more events, more networks.
+# Filters as modules beside the same logic run natively; needs make wasm. FILTERS="1000000 400000" is more events, more networks;
+# FILTERS=--plugin, as it is inside Fluent Bit.
 bench-filters:
-	$(CARGO) build --locked --release --workspace
+	$(CARGO) build --locked --release -p waxseal-filter-testkit
 	"$(CARGO_TARGET_DIR)/release/bench-filters" $(FILTERS)
+
+# What enrich costs in Fluent Bit's own runtime, beside a Lua script, where FLUENT_BIT or PATH has one. EVENTS=100000.
+bench-filters-fluent-bit:
+	$(CARGO) build --locked --release -p waxseal-filter-testkit
+	@bash scripts/bench-filters.sh "$(CARGO_TARGET_DIR)/release" $(EVENTS)
 
 # Makes conformance/ and the example of docs/format.md anew.
 kit:

@@ -8,10 +8,10 @@ count="${2:-500000}"
 find_fluent_bit
 make_trail bench node
 "$bin/waxseal" generate --count "$count" --output "$dir/events"
-printf '[PARSER]\n    name json\n    format json\n' >"$dir/parsers.conf"
+json_parser
 mkdir "$dir/out"
 
-# One run to the end of the file; $result: CPU seconds, CPU microseconds an event, peak MiB.
+# One run to the end of the file, with an output.
 measure() {
     cat >"$dir/fluent-bit.yaml" <<YAML
 service:
@@ -32,21 +32,7 @@ pipeline:
       match: '*'
 $2
 YAML
-    "$shipper" -c "$dir/fluent-bit.yaml" >"$dir/log" 2>&1 &
-    pid=$!
-    started=("$pid")
-    peak=0
-    cpu=0
-    while [ -r "/proc/$pid/stat" ]; do
-        now=$(awk '$1 == "VmHWM:" {print $2}' "/proc/$pid/status" 2>/dev/null || true)
-        ticks=$(awk '{sub(/.*\) /, ""); print $12 + $13}' "/proc/$pid/stat" 2>/dev/null || true)
-        peak="${now:-$peak}"
-        cpu="${ticks:-$cpu}"
-        sleep 0.02
-    done
-    wait "$pid" || { cat "$dir/log" >&2; exit 1; }
-    started=()
-    result=$(awk -v c="$cpu" -v p="$peak" -v n="$count" 'BEGIN {printf "%.2f %.2f %d", c / 100, c * 10000 / n, p / 1024}')
+    run_shipper
 }
 "$shipper" --version | head -n 1
 printf '%s events; CPU of the whole process, s; µs an event; peak resident MiB\n\n' "$count"
