@@ -463,7 +463,9 @@ impl<'a> Event<'a> {
         self.write_displaced(&mut displaced);
         let mut marks = Vec::with_capacity(512);
         self.write_names(&mut marks);
-        let mut new: Vec<(u64, Cow<'_, [u8]>, &[u8])> = Vec::with_capacity(self.added.len() + 2);
+        // What orders a name, the name, its value.
+        type Added<'a> = (u64, Cow<'a, [u8]>, &'a [u8]);
+        let mut new: Vec<Added<'_>> = Vec::with_capacity(self.added.len() + 2);
         for (name, range) in &self.added {
             let name = escaped(name.as_bytes());
             new.push((name_key(&name), name, self.part(*range)));

@@ -32,7 +32,7 @@ mappings:
   - {name: pairs, when: {matches: {message: '^kv '}}, parse: {field: message, as: key_value}, event_type: consent_withdrawn, set: {user_id: user, purpose: for, at: {field: t, time: rfc3339}}}
   - {name: words, when: {one_of: {event: [audit, review]}, has_not: [draft]}, parse: {field: text, as: regex, pattern: 'by (?P<who>\w+)(?: on (?P<what>\S*))?'}, event_type: audit_performed, set: {audit_type: event, auditor: who, scope: what}}
   - {name: inner, when: {has: [payload]}, parse: {field: payload, as: json}, event_type: data_write, set: {user_id: payload.user, resource_type: {field: payload.kind, map: {a: b}, default: c}, new_values: payload.new, timestamp: {field: payload.t, time: unix_ms}}}
-  - {name: tagged, when: {tag: 'cron.*', equals: {ok: true}}, event_type: data_retention, set: {action: op, data_type: {const: logs}, count: {field: n, to: number}, reason: {field: why, to: string}}}
+  - {name: tagged, when: {tag: 'cron.*', equals: {ok: true}}, event_type: data_retention, set: {action: op, data_type: {const: logs}, count: {field: n, to: number}, reason: {field: why, to: text}}}
 "#;
 
 fn site(dir: &Path) {
