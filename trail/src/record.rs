@@ -647,7 +647,8 @@ impl Rewriter {
             if last.is_some_and(|l| l.compare(&name).is_ge()) {
                 return Err(Malformed::NotCanonical);
             }
-            self.check_value(value)?;
+            // The record and its metadata are around it.
+            self.check_value(value, MAX_DEPTH - 2)?;
             wrapper |= matches!(raw, b"$number" | b"$bytes" | b"$ext" | b"$map");
             while let Some((old_raw, old_value)) = old.peek().copied() {
                 match self.name(old_raw, true)?.compare(&name) {
@@ -663,7 +664,7 @@ impl Rewriter {
         old.for_each(|(raw, value)| put(raw, value));
         merged.push(b'}');
         if wrapper && count == 1 {
-            return Err(Malformed::Wrapper("metadata"));
+            self.check_value(&merged, MAX_DEPTH - 1)?;
         }
         let at = to.text.len();
         m.ranges[METADATA] = (at as u32, (at + merged.len()) as u32);
@@ -694,15 +695,14 @@ impl Rewriter {
         Ok(Name { key: json::name_key(&text), text: Cow::Owned(text) })
     }
 
-    /// What is to be the value of one of the metadata's members.
-    fn check_value(&mut self, value: &[u8]) -> Result<(), Malformed> {
+    /// What is to be the metadata, or the value of one of their members: nested so deep at most.
+    fn check_value(&mut self, value: &[u8], depth: usize) -> Result<(), Malformed> {
         if let [b'"', inner @ .., b'"'] = value
             && is_plain_ascii(value, 1, inner.len())
         {
             return Ok(());
         }
-        // The record and its metadata are around it.
-        if !json::parse_canonical(value, MAX_DEPTH - 2, &mut self.tape)? {
+        if !json::parse_canonical(value, depth, &mut self.tape)? {
             return Err(Malformed::NotCanonical);
         }
         if self.tape.odd { check_tree(Doc { input: value, tape: &self.tape }) } else { Ok(()) }
