@@ -14,25 +14,10 @@ json_parser
 cp "$(dirname "$0")/bench-filters.lua" "$dir/classify.lua"
 
 measure() {
-    cat >"$dir/fluent-bit.yaml" <<YAML
-service:
-  flush: 1
-  log_level: error
-  parsers_file: $dir/parsers.conf
-pipeline:
-  inputs:
-    - name: tail
-      path: $dir/events
-      tag: bench
-      parser: json
-      read_from_head: true
-      exit_on_eof: true
-$1
+    tail_through "" "$1
   outputs:
-    - name: "null"
-      match: '*'
-YAML
-    run_shipper
+    - name: \"null\"
+      match: '*'"
 }
 "$shipper" --version | head -n 1
 printf '%s events of %s bytes\n\n' "$count" "$(($(stat -c %s "$dir/events") / count))"

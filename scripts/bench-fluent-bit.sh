@@ -13,26 +13,10 @@ mkdir "$dir/out"
 
 # One run to the end of the file, with an output.
 measure() {
-    cat >"$dir/fluent-bit.yaml" <<YAML
-service:
-  flush: 1
-  log_level: error
-  parsers_file: $dir/parsers.conf
-  plugins_file: $dir/plugins.conf
-pipeline:
-  inputs:
-    - name: tail
-      path: $dir/events
-      tag: bench
-      parser: json
-      read_from_head: true
-      exit_on_eof: true
-  outputs:
+    tail_through "  plugins_file: $dir/plugins.conf" "  outputs:
     - name: $1
       match: '*'
-$2
-YAML
-    run_shipper
+$2"
 }
 "$shipper" --version | head -n 1
 printf '%s events; CPU of the whole process, s; µs an event; peak resident MiB\n\n' "$count"

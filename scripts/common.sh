@@ -84,3 +84,24 @@ run_shipper() {
     started=()
     result=$(awk -v c="$cpu" -v p="$peak" -v n="$count" 'BEGIN {printf "%.2f %.2f %d", c / 100, c * 10000 / n, p / 1024}')
 }
+
+# tail_through SERVICE PIPELINE: $dir/events, JSON, to the end of the file, with more lines of both; $result as of run_shipper.
+tail_through() {
+    cat >"$dir/fluent-bit.yaml" <<YAML
+service:
+  flush: 1
+  log_level: error
+  parsers_file: $dir/parsers.conf
+$1
+pipeline:
+  inputs:
+    - name: tail
+      path: $dir/events
+      tag: bench
+      parser: json
+      read_from_head: true
+      exit_on_eof: true
+$2
+YAML
+    run_shipper
+}

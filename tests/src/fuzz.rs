@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
-use waxseal_filter_testkit::fuzz::Check;
+use waxseal_filter_testkit::fuzz::{Check, WRITER, records_of};
 use waxseal_sink::chain::read_back;
 use waxseal_sink::config::{Config, Raw};
 use waxseal_sink::intake::fields::Fields;
@@ -14,12 +14,10 @@ use waxseal_store::disk::{self, Disk, Open};
 use waxseal_store::sim::SimDisk;
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::fluent;
-use waxseal_trail::hash::Hash;
 use waxseal_trail::json;
 use waxseal_trail::keys::PublicKey;
-use waxseal_trail::record::{Checker, Converter, Events, Link, MAX_DEPTH, MAX_RECORD, Template};
+use waxseal_trail::record::{Checker, Converter, Events, MAX_DEPTH, MAX_RECORD};
 use waxseal_trail::statement::{self, Acknowledgement, Batch, Keys, Payload, Retirement, Trail, Writer};
-use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 
 /// The targets: a name, which is also that of its corpus, and what is asserted.
@@ -40,31 +38,6 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("guest", waxseal_filter_testkit::fuzz::guest),
     ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
 ];
-
-/// The writer of the records made here.
-const WRITER: &str = "fuzz.019bc11901007ca690a569ed3e38712f";
-
-/// Every event becomes a record that the format allows, whatever it came from.
-fn records_of(events: &Events, source: &[u8]) {
-    let template = Template::new(WRITER);
-    let mut checker = Checker::default();
-    let mut out = Vec::new();
-    for i in 0..events.len() {
-        let link = Link {
-            sequence: i as u64,
-            previous_hash: Hash::empty(),
-            observed_at: Time::from_unix(1_700_000_000, 5).expect("a time of this century"),
-            nonce: [7; 16],
-            id_bits: [3; 10],
-        };
-        out.clear();
-        template.assemble(events, i, source, &link, &mut out);
-        assert!(out.len() <= MAX_RECORD, "{} bytes", out.len());
-        if let Err(e) = checker.check(&out) {
-            panic!("{e}: {}", String::from_utf8_lossy(&out));
-        }
-    }
-}
 
 /// One event as JSON. What is valid is canonicalised as `serde_json` understands it.
 pub fn json_event(data: &[u8]) {

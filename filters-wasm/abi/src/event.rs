@@ -418,13 +418,7 @@ impl<'a> Event<'a> {
             if i > 0 {
                 out.push(b',');
             }
-            if is_simple(name.as_bytes()) {
-                out.push(b'"');
-                out.extend_from_slice(name.as_bytes());
-                out.push(b'"');
-            } else {
-                write_string(name, out);
-            }
+            write_string(name, out);
         }
         out.push(b']');
     }
@@ -505,11 +499,9 @@ impl<'a> Event<'a> {
         let old = self.displaced_text.into_iter().flat_map(Value::members);
         let mut all: Vec<(&[u8], Value<'_>)> = old.chain(lost).collect();
         all.sort_by(|a, b| compare_names(&decoded(a.0), &decoded(b.0)));
-        for (i, (name, value)) in all.iter().enumerate() {
-            out.extend_from_slice(if i > 0 { b",\"" } else { b"{\"" });
-            out.extend_from_slice(name);
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(value.text());
+        out.push(b'{');
+        for (name, value) in all {
+            put_in(name, value.text(), out);
         }
         out.push(b'}');
     }
@@ -520,20 +512,10 @@ impl<'a> Event<'a> {
             out.extend_from_slice(record);
             return;
         }
-        let start = out.len();
         out.reserve(record.len() + self.arena.len() + 1024);
         out.push(b'{');
         let top = Value::first(record);
         let mut metadata = None;
-        let put = |name: &[u8], value: &[u8], out: &mut Vec<u8>| {
-            if !matches!(out.last(), Some(b'{')) || out.len() == start {
-                out.push(b',');
-            }
-            out.push(b'"');
-            out.extend_from_slice(name);
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(value);
-        };
         let mut aside: Vec<(&[u8], Value<'_>)> = Vec::new();
         for (name, value) in top.into_iter().flat_map(Value::members) {
             if name == b"metadata" {
@@ -552,14 +534,14 @@ impl<'a> Event<'a> {
                 }
                 continue;
             }
-            put(name, value.text(), out);
+            put_in(name, value.text(), out);
         }
         for (m, range) in self.set.iter().enumerate() {
             if let (Some(range), Some(member)) = (range, Member::at(m)) {
-                put(member.name().as_bytes(), self.part(*range), out);
+                put_in(member.name().as_bytes(), self.part(*range), out);
             }
         }
-        put(b"metadata", b"{", out);
+        put_in(b"metadata", b"{", out);
         for (name, value) in metadata.into_iter().flat_map(Value::members) {
             if !self.has_added(name) {
                 put_in(name, value.text(), out);
@@ -678,6 +660,15 @@ impl Object {
     /// Whether it has no members.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// As canonical JSON; nothing if it has no members.
+    pub fn written(&mut self) -> Vec<u8> {
+        let mut json = Vec::new();
+        if !self.is_empty() {
+            self.write(&mut json);
+        }
+        json
     }
 
     /// Appends it as canonical JSON.

@@ -1,6 +1,6 @@
 //! Geography and networks of addresses, from databases in MaxMind's format.
 
-use maxminddb::{Reader, geoip2};
+use maxminddb::{LookupResult, Reader, geoip2};
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -16,6 +16,9 @@ struct Known {
 
 /// The offsets of what each database holds for an address: equal ones say the same of it.
 type Place = [Option<usize>; MOST];
+
+/// What each database holds for an address.
+type Found<'g> = [Option<LookupResult<'g, Vec<u8>>>; MOST];
 
 /// So many databases at most.
 const MOST: usize = 8;
@@ -86,11 +89,11 @@ impl Geo {
             });
             return;
         }
-        let mut place: Place = [None; MOST];
-        for (at, (_, reader)) in place.iter_mut().zip(&self.databases) {
+        let found: Found<'_> = std::array::from_fn(|i| {
             // Damage that only this address meets says nothing of the place.
-            *at = reader.lookup(address).ok().and_then(|found| found.offset());
-        }
+            self.databases.get(i).and_then(|(_, reader)| reader.lookup(address).ok())
+        });
+        let place = found.each_ref().map(|f| f.as_ref().and_then(LookupResult::offset));
         if place.iter().all(Option::is_none) {
             return;
         }
@@ -100,17 +103,18 @@ impl Geo {
         let slot = (mixed >> 32) as usize % RECENT;
         let mut recent = self.recent.borrow_mut();
         if recent[slot].as_ref().is_none_or(|k| k.place != place) {
-            recent[slot] = Some(Known { place, json: self.look_up(address).into() });
+            recent[slot] = Some(Known { place, json: self.look_up(&found).into() });
         }
         if let Some(Known { json, .. }) = &recent[slot] {
             event.add_json("geo_location", |out| out.extend_from_slice(json));
         }
     }
 
-    fn look_up(&self, address: IpAddr) -> Vec<u8> {
+    /// What the databases say together.
+    fn look_up(&self, found: &Found<'_>) -> Vec<u8> {
         let mut o = Object::default();
-        for (kind, reader) in &self.databases {
-            let Ok(found) = reader.lookup(address) else { continue };
+        for ((kind, _), found) in self.databases.iter().zip(found) {
+            let Some(found) = found else { continue };
             match kind {
                 Kind::Asn => {
                     if let Ok(Some(asn)) = found.decode::<geoip2::Asn<'_>>() {
@@ -147,11 +151,7 @@ impl Geo {
                 }
             }
         }
-        let mut json = Vec::new();
-        if !o.is_empty() {
-            o.write(&mut json);
-        }
-        json
+        o.written()
     }
 
     fn country(&self, c: &geoip2::country::Country<'_>, o: &mut Object) {

@@ -180,7 +180,6 @@ fn mixed(bytes: &[u8]) -> u64 {
 /// Environment, version, host, container, pod: of the shipper's kubernetes metadata, else of the configuration. Nothing if there
 /// is none.
 fn system(config: &config::RawSystem, fields: &normalise::Fields<'_>) -> Vec<u8> {
-    let mut json = Vec::new();
     let mut object = Object::default();
     let k = fields.kubernetes;
     let from = |paths: &[&str], or: &Option<String>| -> Option<String> {
@@ -208,8 +207,5 @@ fn system(config: &config::RawSystem, fields: &normalise::Fields<'_>) -> Vec<u8>
             object.text(name, &value);
         }
     }
-    if !object.is_empty() {
-        object.write(&mut json);
-    }
-    json
+    object.written()
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use waxseal_enrich::Enrich;
 use waxseal_trail::hash::Hash;
-use waxseal_trail::record::{Checker, Events, Link, Template};
+use waxseal_trail::record::{Checker, Events, Link, MAX_RECORD, Template};
 use waxseal_trail::time::Time;
 
 /// What is asserted of one input: it panics if that does not hold.
@@ -48,13 +48,21 @@ fn site(dir: &Path) {
     }
 }
 
+const HTTP: &[u8] = br#"{"intake":"http"}"#;
+
 fn now() -> Time {
     Time::from_unix(1_714_564_800, 123_000_000).expect("a time of this century")
 }
 
-/// Every event has become a record that the format allows.
-fn records_of(events: &Events) {
-    let template = Template::new("fuzz.019bc11901007ca690a569ed3e38712f");
+/// The writer of the records made here.
+pub const WRITER: &str = "fuzz.019bc11901007ca690a569ed3e38712f";
+
+/// Every event becomes a record that the format allows, whatever it came from.
+///
+/// # Panics
+/// If one does not.
+pub fn records_of(events: &Events, source: &[u8]) {
+    let template = Template::new(WRITER);
     let mut checker = Checker::default();
     let mut out = Vec::new();
     for i in 0..events.len() {
@@ -66,7 +74,8 @@ fn records_of(events: &Events) {
             id_bits: [3; 10],
         };
         out.clear();
-        template.assemble(events, i, br#"{"intake":"http"}"#, &link, &mut out);
+        template.assemble(events, i, source, &link, &mut out);
+        assert!(out.len() <= MAX_RECORD, "{} bytes", out.len());
         if let Err(e) = checker.check(&out) {
             panic!("{e}: {}", String::from_utf8_lossy(&out));
         }
@@ -97,12 +106,12 @@ pub fn guest(data: &[u8]) {
         let mut out = Events::default();
         filter.in_sink(&raw, &tag, now(), &mut out);
         assert_eq!(out.len(), 1);
-        records_of(&out);
+        records_of(&out, HTTP);
         if raw.unparsed() == 0 && record.iter().all(|c| *c != 0) {
             let shipped = String::from_utf8_lossy(filter.in_shipper(record, &tag, now())).into_owned();
             let events = converted([shipped.as_str()]);
             assert_eq!(events.unparsed(), 0, "{shipped}");
-            records_of(&events);
+            records_of(&events, HTTP);
             // What the filter found is the same, whichever host it found it in.
             let kind = |e: &Events| alike(members(e).remove(0))["event_type"].clone();
             assert_eq!(kind(&events), kind(&out), "{shipped}");
@@ -149,7 +158,7 @@ pub fn enrich_files(data: &[u8]) {
         let raw = converted(lines);
         let mut out = Events::default();
         filter.in_sink(&raw, "cron.daily", now(), &mut out);
-        records_of(&out);
+        records_of(&out, HTTP);
         let _: Vec<Value> = members(&out);
     });
 }
