@@ -450,3 +450,36 @@ fn a_module_that_is_started_again_says_what_it_read() {
         assert_eq!((&v["actor"], &v["metadata"]["a"]), (&json!("marked"), &json!(i + 1)));
     }
 }
+
+/// New files that cannot be loaded leave the old in force, and what ends then is not started with half of them.
+#[test]
+fn nothing_runs_under_digests_that_are_not_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = "(if (i32.eq (i32.load (i32.const 65536)) (i32.const 2)) (then unreachable)) (local.set $o (i32.const 3145728))";
+    let body = marking().replacen("(local.set $o (i32.const 3145728))", two, 1);
+    let settings = bad(dir.path(), "half", &body);
+    let (module, config) = (settings.module.clone(), settings.config.clone());
+    let filter = Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), settings).unwrap();
+    let first = filter.identity();
+    let good = std::fs::read(&module).unwrap();
+    std::fs::write(&module, b"no module").unwrap();
+    filter.look();
+    let mut events = converted([r#"{"a":1}"#]);
+    assert_eq!(filter.apply(&mut events, b"{}"), (0, first.clone()), "the old stays in force");
+    // Its module is in memory: with its own configuration it is started again.
+    let mut events = converted([r#"{"a":1}"#, r#"{"a":2}"#]);
+    assert_eq!(filter.apply(&mut events, b"{}"), (0, first.clone()));
+    std::fs::write(&config, "changed").unwrap();
+    filter.look();
+    let mut events = converted([r#"{"a":1}"#, r#"{"a":2}"#]);
+    let (failed, ran) = filter.apply(&mut events, b"{}");
+    assert_eq!((failed, ran), (2, first));
+    for v in members(&events) {
+        assert!(v["metadata"]["$filter_errors"][0].is_string() && v.get("actor").is_none(), "{v}");
+    }
+    std::fs::write(&module, good).unwrap();
+    filter.look();
+    let mut events = converted([r#"{"a":1}"#]);
+    let (failed, ran) = filter.apply(&mut events, b"{}");
+    assert_eq!((failed, ran.config), (0, waxseal_trail::hash::sha256(b"changed")));
+}

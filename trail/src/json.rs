@@ -2,8 +2,8 @@
 
 use crate::number;
 use crate::tape::{
-    Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node, quote, utf16_cmp,
-    utf16_key,
+    Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node, plain_ascii_prefix,
+    quote, utf16_cmp, utf16_key,
 };
 
 /// Parses one JSON text (whitespace around it allowed) onto `tape`.
@@ -37,6 +37,58 @@ pub(crate) fn parse_canonical(input: &[u8], limit: usize, tape: &mut Tape) -> Re
 
 fn from_utf8(input: &[u8]) -> Result<&str, Fault> {
     simdutf8::compat::from_utf8(input).map_err(|e| Fault::Utf8(e.valid_up_to()))
+}
+
+/// A quick look, without a tape, at what most values are: ASCII without escapes, names without `$`, short whole numbers. Where
+/// it says yes, [`parse_canonical`] says yes, too, and finds nothing odd; a no says nothing.
+pub(crate) fn is_plain(text: &[u8], limit: usize) -> bool {
+    plain_value(text, 0, limit) == Some(text.len())
+}
+
+fn plain_value(t: &[u8], at: usize, limit: usize) -> Option<usize> {
+    match t.get(at)? {
+        b'"' => plain_string(t, at),
+        b't' => t[at..].starts_with(b"true").then_some(at + 4),
+        b'f' => t[at..].starts_with(b"false").then_some(at + 5),
+        b'0' => Some(at + 1),
+        b'1'..=b'9' => {
+            let digits = t[at..].iter().take_while(|c| c.is_ascii_digit()).count();
+            (digits < 16).then_some(at + digits)
+        }
+        open @ (b'{' | b'[') => plain_container(t, at + 1, *open == b'{', limit.checked_sub(1)?),
+        _ => None,
+    }
+}
+
+fn plain_container(t: &[u8], mut at: usize, map: bool, limit: usize) -> Option<usize> {
+    let close = if map { b'}' } else { b']' };
+    if *t.get(at)? == close {
+        return Some(at + 1);
+    }
+    let mut last: Option<&[u8]> = None;
+    loop {
+        if map {
+            let end = if *t.get(at)? == b'"' { plain_string(t, at)? } else { return None };
+            let name = &t[at + 1..end - 1];
+            // Of ASCII, the order of bytes is that of code units.
+            if name.first() == Some(&b'$') || last.is_some_and(|l| l >= name) || *t.get(end)? != b':' {
+                return None;
+            }
+            last = Some(name);
+            at = end + 1;
+        }
+        at = plain_value(t, at, limit)?;
+        match t.get(at)? {
+            b',' => at += 1,
+            c if *c == close => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+fn plain_string(t: &[u8], at: usize) -> Option<usize> {
+    let end = at + 1 + plain_ascii_prefix(t, at + 1);
+    (*t.get(end)? == b'"').then_some(end + 1)
 }
 
 /// Appends `text`, which is UTF-8, as a JSON string, escaped as RFC 8785 section 3.2.2.2 has it.
@@ -381,5 +433,44 @@ impl<'t> Iterator for Elements<'t> {
             self.at = next;
             element
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_filters_mostly_write_is_plain() {
+        for text in [r#""x""#, "true", "0", "15", r#"["a","b"]"#, r#"{"a":{"b":[false]},"b":1}"#, "[]", "{}"]
+        {
+            assert!(is_plain(text.as_bytes(), 3), "{text}");
+        }
+        for text in
+            ["", "01", "1.0", "-1", "null", r#"{"b":1,"a":1}"#, r#"{"$a":1}"#, r#""é""#, "[1,]", "[1", "\"a"]
+        {
+            assert!(!is_plain(text.as_bytes(), 3), "{text}");
+        }
+        assert!(!is_plain(b"[[[[1]]]]", 3));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn a_quick_yes_is_the_parsers_yes(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\"b\"", "\"a\":", "\"b\":", "\"$a\":", "\"\":", "true", "false",
+                "null", "0", "1", "17", "9007199254740993", "999999999999999", "1.5", "-0", " ", "\\n", "é", "\"\u{7f}\"", "\u{1}",
+            ]), 0..12),
+            limit in 0usize..4,
+        ) {
+            let text = parts.concat();
+            if is_plain(text.as_bytes(), limit) {
+                let mut tape = Tape::default();
+                prop_assert!(matches!(parse_canonical(text.as_bytes(), limit, &mut tape), Ok(true)), "{text}");
+                prop_assert!(!tape.odd, "{text}");
+            }
+        }
     }
 }

@@ -104,6 +104,8 @@ pub struct Members {
     /// `metadata.ip_address`, if it is a string.
     source_ip: Range,
     timestamp: Option<Time>,
+    /// The source gave that time, and not the shipper.
+    own_time: bool,
     kind: EventKind,
     /// A bit for each string column whose text may hold escapes.
     escaped: u16,
@@ -208,11 +210,21 @@ impl Events {
         core::array::from_fn(|k| if k < MEMBERS { m.ranges[k] } else { m.source })
     }
 
+    /// Whether the source itself gave event `i` its `timestamp`: what else is there is of the shipper, or of a filter.
+    pub fn has_own_time(&self, i: usize) -> bool {
+        self.list[i].own_time
+    }
+
     /// Adds event `i` of `from` as it stands there.
     pub fn push_same(&mut self, from: &Events, i: usize) {
         let old = &from.list[i];
-        let mut m =
-            Members { timestamp: old.timestamp, kind: old.kind, escaped: old.escaped, ..Members::default() };
+        let mut m = Members {
+            timestamp: old.timestamp,
+            own_time: old.own_time,
+            kind: old.kind,
+            escaped: old.escaped,
+            ..Members::default()
+        };
         for (new, old) in m.ranges.iter_mut().zip(old.ranges) {
             *new = self.copy(from, old);
         }
@@ -438,7 +450,10 @@ impl Converter {
                         m.escaped |= 1 << COLUMN_OF[which as usize];
                     }
                 }
-                Place::Timestamp(t) => out.set_timestamp(&mut m, t),
+                Place::Timestamp(t) => {
+                    out.set_timestamp(&mut m, t);
+                    m.own_time = true;
+                }
                 Place::OwnMetadata => own_metadata = Some(value),
                 Place::Metadata => self.meta.push((key as u32, true)),
                 Place::Displaced => self.displaced.push(key as u32),
@@ -627,8 +642,9 @@ impl Rewriter {
         merged.clear();
         let mut count = 0u32;
         let mut ip = None;
+        let more = |c: &Change<'_>| if let Change::Add(n, v) = c { n.len() + v.len() + 4 } else { 0 };
+        merged.reserve(end - from + 2 + added.iter().map(more).sum::<usize>());
         let mut put = |name: &[u8], value: &[u8]| {
-            merged.reserve(name.len() + value.len() + 6);
             merged.extend_from_slice(if count > 0 { b",\"" } else { b"{\"" });
             merged.extend_from_slice(name);
             merged.extend_from_slice(b"\":");
@@ -638,7 +654,8 @@ impl Rewriter {
             merged.extend_from_slice(value);
             count += 1;
         };
-        let mut old = scan::members(&to.text[from..end]).peekable();
+        let mut old = scan::members(&to.text[from..end]);
+        let mut next = self.next(&mut old)?;
         let mut wrapper = false;
         let mut last: Option<Name<'_>> = None;
         for change in added {
@@ -650,16 +667,19 @@ impl Rewriter {
             // The record and its metadata are around it.
             self.check_value(value, MAX_DEPTH - 2)?;
             wrapper |= matches!(raw, b"$number" | b"$bytes" | b"$ext" | b"$map");
-            while let Some((old_raw, old_value)) = old.peek().copied() {
-                match self.name(old_raw, true)?.compare(&name) {
+            while let Some((old_name, old_raw, old_value)) = &next {
+                match old_name.compare(&name) {
                     Ordering::Less => put(old_raw, old_value),
                     Ordering::Equal => {}
                     Ordering::Greater => break,
                 }
-                old.next();
+                next = self.next(&mut old)?;
             }
             put(raw, value);
             last = Some(name);
+        }
+        if let Some((_, raw, value)) = next {
+            put(raw, value);
         }
         old.for_each(|(raw, value)| put(raw, value));
         merged.push(b'}');
@@ -681,6 +701,15 @@ impl Rewriter {
         Ok(())
     }
 
+    /// The next of the metadata's members: its name, the name as it stands there, its value.
+    fn next<'n>(
+        &mut self,
+        members: &mut scan::Members<'n>,
+    ) -> Result<Option<(Name<'n>, &'n [u8], &'n [u8])>, Malformed> {
+        let Some((raw, value)) = members.next() else { return Ok(None) };
+        Ok(Some((self.name(raw, true)?, raw, value)))
+    }
+
     /// A name of one of the metadata's members, as it is compared; `known`: it is canonical.
     fn name<'n>(&mut self, raw: &'n [u8], known: bool) -> Result<Name<'n>, Malformed> {
         if !raw.contains(&b'\\') && (known || is_plain_ascii(raw, 0, raw.len())) {
@@ -697,9 +726,7 @@ impl Rewriter {
 
     /// What is to be the metadata, or the value of one of their members: nested so deep at most.
     fn check_value(&mut self, value: &[u8], depth: usize) -> Result<(), Malformed> {
-        if let [b'"', inner @ .., b'"'] = value
-            && is_plain_ascii(value, 1, inner.len())
-        {
+        if json::is_plain(value, depth) {
             return Ok(());
         }
         if !json::parse_canonical(value, depth, &mut self.tape)? {
@@ -718,26 +745,36 @@ impl Rewriter {
                 m.source_ip = (0, 0);
                 m.escaped &= !(1 << SOURCE_IP);
             }
-            Member::Timestamp => m.timestamp = None,
+            Member::Timestamp => (m.timestamp, m.own_time) = (None, false),
             _ if COLUMN_OF[which] < STRING_COLUMNS => m.escaped &= !(1 << COLUMN_OF[which]),
             _ => {}
         }
         if json.is_empty() {
-            return Ok(());
+            // What could not be read stays that, whoever looks at it.
+            let kept = matches!(member, Member::Category | Member::EventType) && kind != EventKind::Outside;
+            return if kept { Err(Malformed::Value(NAMES[which])) } else { Ok(()) };
         }
-        // The record itself is the outermost object.
-        if !json::parse_canonical(json, MAX_DEPTH - 1, &mut self.tape)? {
-            return Err(Malformed::NotCanonical);
+        let plain = match json {
+            [b'"', inner @ .., b'"'] if is_plain_ascii(json, 1, inner.len()) => Some(inner),
+            _ => None,
+        };
+        if plain.is_none() {
+            // The record itself is the outermost object.
+            if !json::parse_canonical(json, MAX_DEPTH - 1, &mut self.tape)? {
+                return Err(Malformed::NotCanonical);
+            }
+            if self.tape.odd {
+                check_tree(Doc { input: json, tape: &self.tape })?;
+            }
         }
+        // Of what is plain there is no tape, and no look at it.
         let doc = Doc { input: json, tape: &self.tape };
-        if self.tape.odd {
-            check_tree(doc)?;
-        }
-        let text = doc.string(0);
+        let text = plain.or_else(|| doc.string(0));
         let at = to.text.len() as u32;
         let mut source_ip = (0, 0);
         let mut escaped = false;
         match member {
+            Member::Metadata if plain.is_some() => return Err(Malformed::Value("metadata")),
             Member::Metadata => match doc.node(0) {
                 Node::Map { end } if end > 1 => {
                     let ip = doc.keys(0).find(|k| doc.string(*k) == Some(b"ip_address"));
@@ -759,7 +796,7 @@ impl Rewriter {
             }
             _ => {
                 let uuid = member != Member::EventId || text.is_some_and(is_uuid);
-                if (text.is_none() || !uuid) && !is_sealed(doc, 0) {
+                if (text.is_none() || !uuid) && (plain.is_some() || !is_sealed(doc, 0)) {
                     return Err(Malformed::Value(NAMES[which]));
                 }
                 let forged = match (member, text, kind) {
@@ -774,7 +811,7 @@ impl Rewriter {
                 if forged {
                     return Err(Malformed::Value(NAMES[which]));
                 }
-                escaped = text.is_some() && !is_clean(doc, 0);
+                escaped = plain.is_none() && text.is_some() && !is_clean(doc, 0);
             }
         }
         m.ranges[which] = (at, at + json.len() as u32);

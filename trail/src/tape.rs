@@ -634,6 +634,21 @@ pub(crate) fn is_plain_ascii(whole: &[u8], from: usize, len: usize) -> bool {
     true
 }
 
+/// How many bytes of `text` from `from` on are ASCII that needs no escape.
+#[inline]
+pub(crate) fn plain_ascii_prefix(text: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(w) = word(text, at) {
+        let mask = escape_mask(w) | w & HIGH;
+        if mask != 0 {
+            return at + (mask.trailing_zeros() / 8) as usize - from;
+        }
+        at += 8;
+    }
+    let plain = |c: &&u8| (0x20..0x80).contains(*c) && **c != b'"' && **c != b'\\';
+    at + text.get(at..).unwrap_or_default().iter().take_while(plain).count() - from
+}
+
 /// A JSON string of UTF-8 `text`, escaped as RFC 8785 section 3.2.2.2 has it.
 pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);

@@ -7,7 +7,7 @@
 use crate::view::{Kind, Value};
 use std::borrow::Cow;
 use std::collections::HashSet;
-use waxseal_trail::json::{compare_names, name_key, write_number, write_string};
+use waxseal_trail::json::{compare_names, write_number, write_string};
 use waxseal_trail::record::{Aside, MEMBERS, Member, is_uuid};
 use waxseal_trail::time::Time;
 
@@ -54,6 +54,11 @@ pub struct Event<'a> {
     /// Names that the conversion displaces, and the text of `$displaced` where there is one.
     displaced: Vec<&'a [u8]>,
     displaced_text: Option<Value<'a>>,
+    /// What a filter before this one says that it added: names, and the list.
+    marks: Vec<Cow<'a, str>>,
+    marks_text: Option<Value<'a>>,
+    /// The source itself gave the time.
+    own_time: bool,
     irregular: bool,
     unparsed: bool,
     /// A name of the metadata, or of what is displaced, has a dot in it.
@@ -80,6 +85,9 @@ impl<'a> Event<'a> {
             meta: Vec::with_capacity(32),
             displaced: Vec::new(),
             displaced_text: None,
+            marks: Vec::new(),
+            marks_text: None,
+            own_time: true,
             irregular: false,
             unparsed: false,
             dotted: false,
@@ -91,9 +99,11 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// An event in the record's own form: for each member its JSON text, or an empty one.
-    pub fn of_record(tag: &'a str, now: Time, members: &[&'a [u8]; MEMBERS]) -> Event<'a> {
+    /// An event in the record's own form: for each member its JSON text, or an empty one; and whether its time is the source's
+    /// own.
+    pub fn of_record(tag: &'a str, now: Time, members: &[&'a [u8]; MEMBERS], own_time: bool) -> Event<'a> {
         let mut e = Event::empty(Side::Sink, Cow::Borrowed(tag), now);
+        e.own_time = own_time;
         for (slot, text) in e.members.iter_mut().zip(members) {
             *slot = Value::whole(text);
         }
@@ -108,6 +118,10 @@ impl<'a> Event<'a> {
                     e.displaced_text = Some(value);
                     continue;
                 }
+                b"$enriched" => {
+                    e.take_marks(value);
+                    continue;
+                }
                 b"$map" => {
                     e.irregular = true;
                     raw
@@ -118,6 +132,20 @@ impl<'a> Event<'a> {
         }
         e.look_for_dots();
         e
+    }
+
+    /// Takes the list `$enriched` of a filter before this one; says whether it is one.
+    fn take_marks(&mut self, value: Value<'a>) -> bool {
+        let names = value.elements().map(Value::str).collect::<Option<Vec<_>>>();
+        let Some(names) = names.filter(|_| value.kind() == Kind::Array) else { return false };
+        self.marks = names;
+        self.marks_text = Some(value);
+        true
+    }
+
+    /// Whether a filter before this one said what stands under a name. In a shipper anyone can claim so.
+    fn is_marked(&self, name: &str) -> bool {
+        self.side == Side::Sink && self.marks.iter().any(|m| m == name)
     }
 
     fn look_for_dots(&mut self) {
@@ -142,6 +170,9 @@ impl<'a> Event<'a> {
                     let own =
                         value.members().map(|(raw, value)| Field { raw, name: raw, value, inner: true });
                     e.meta.extend(own);
+                    if let Some(marks) = value.get("$enriched") {
+                        e.take_marks(marks);
+                    }
                     e.irregular |= repeated(e.meta[first..].iter().map(|f| f.name));
                 }
             }
@@ -302,9 +333,9 @@ impl<'a> Event<'a> {
         self.add_json(name, |out| out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes()));
     }
 
-    /// Adds a number, if JSON has it.
+    /// Adds a number, if JSON has it; as text if it is one of those that not everyone reads alike.
     pub fn add_number(&mut self, name: impl Into<Cow<'static, str>>, n: f64) {
-        self.add_json(name, |out| write_number(n, out));
+        self.add_json(name, |out| write_safe(n, out));
     }
 
     /// Adds a boolean.
@@ -343,7 +374,7 @@ impl<'a> Event<'a> {
             if old.text() == self.part(range) {
                 return;
             }
-            if self.displaced.contains(&name.as_bytes()) {
+            if self.displaced.contains(&name.as_bytes()) && !self.is_marked(&name) {
                 self.conflicts.push(format!("{name}: the source says it twice, and neither could be kept"));
                 return;
             }
@@ -382,9 +413,12 @@ impl<'a> Event<'a> {
     fn names(&self) -> Vec<(u64, &str)> {
         let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(Member::at);
         let added = self.added.iter().map(|(n, _)| n.as_ref());
+        let before = self.marks.iter().map(AsRef::as_ref);
         let mut names: Vec<(u64, &str)> = Vec::with_capacity(MEMBERS + self.added.len());
-        names.extend(members.map(|m| -> &str { m.name() }).chain(added).map(|n| (byte_key(n), n)));
+        let all = members.map(|m| -> &str { m.name() }).chain(added).chain(before);
+        names.extend(all.map(|n| (byte_key(n), n)));
         names.sort_unstable();
+        names.dedup();
         names
     }
 
@@ -393,14 +427,15 @@ impl<'a> Event<'a> {
         let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(|m| {
             let name = Member::at(m)?.name().as_bytes();
             // A time that only the shipper gave, the conversion has made a member.
-            if self.side == Side::Sink && m == Member::Timestamp as usize {
+            if m == Member::Timestamp as usize && !self.own_time {
                 return None;
             }
             Some((name, self.members[m]?))
         });
-        let members = members.filter(|(name, _)| !self.displaced.contains(name));
+        let marked = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|n| self.is_marked(n));
+        let members = members.filter(|(name, _)| !self.displaced.contains(name) && !marked(name));
         // In a shipper's record, what stands beside `metadata` is displaced by the sink's conversion.
-        let fields = self.meta.iter().filter(|f| f.inner && self.has_added(f.name));
+        let fields = self.meta.iter().filter(|f| f.inner && self.has_added(f.name) && !marked(f.name));
         let mut all: Vec<_> = members.chain(fields.map(|f| (f.raw, f.value))).collect();
         all.sort_unstable_by(|a, b| compare_names(a.0, b.0));
         all
@@ -410,11 +445,10 @@ impl<'a> Event<'a> {
         self.added.iter().any(|(n, _)| n.as_bytes() == name)
     }
 
+    /// As a JSON list.
     fn write_names(&self, out: &mut Vec<u8>) {
-        let names = self.names();
-        out.reserve(names.iter().map(|(_, n)| n.len() + 3).sum::<usize>() + 2);
         out.push(b'[');
-        for (i, (_, name)) in names.iter().enumerate() {
+        for (i, (_, name)) in self.names().iter().enumerate() {
             if i > 0 {
                 out.push(b',');
             }
@@ -423,8 +457,38 @@ impl<'a> Event<'a> {
         out.push(b']');
     }
 
+    /// What is set, and the names of what is added, as they were: two events for which this is the same have the same
+    /// [`Order`].
+    fn write_key(&self, out: &mut Vec<u8>) {
+        out.extend(self.set.iter().map(|s| u8::from(s.is_some())));
+        out.extend_from_slice(self.marks_text.map_or(&[][..], Value::text));
+        for (name, _) in &self.added {
+            out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            out.extend_from_slice(name.as_bytes());
+        }
+    }
+
+    fn order(&self, key: &[u8]) -> Order {
+        let added = self.added.iter().enumerate().map(|(i, (name, _))| (escaped(name.as_bytes()), i));
+        let ours = [(b"$displaced".as_slice().into(), DISPLACED), (b"$enriched".as_slice().into(), ENRICHED)];
+        let mut all: Vec<(Cow<'_, [u8]>, usize)> = added.chain(ours).collect();
+        all.sort_unstable_by(|a, b| compare_names(&a.0, &b.0));
+        let quoted = |name: &[u8]| {
+            let mut quoted = Vec::with_capacity(name.len() + 2);
+            write_string(std::str::from_utf8(name).unwrap_or_default(), &mut quoted);
+            quoted[1..quoted.len() - 1].into()
+        };
+        let mut marks = Vec::new();
+        self.write_names(&mut marks);
+        Order {
+            key: key.into(),
+            places: all.iter().map(|(name, i)| (*i, quoted(name))).collect(),
+            marks: marks.into(),
+        }
+    }
+
     /// Appends the changes as [`crate::wire`] has them.
-    pub fn write_changes(&self, out: &mut Vec<u8>) {
+    pub fn write_changes(&self, orders: &mut Orders, out: &mut Vec<u8>) {
         let at = out.len();
         out.extend_from_slice(&[0; 4]);
         let mut count = 0u32;
@@ -446,39 +510,25 @@ impl<'a> Event<'a> {
                     change(m as u32, out, &mut |o| o.extend_from_slice(self.part(*range)));
                 }
             }
-            change(crate::wire::ADD, out, &mut |o| self.write_additions(o));
+            change(crate::wire::ADD, out, &mut |o| self.write_additions(orders.of(self), o));
         }
         out[at..at + 4].copy_from_slice(&count.to_le_bytes());
     }
 
     /// What is added to the metadata, in the order of names.
-    fn write_additions(&self, out: &mut Vec<u8>) {
+    fn write_additions(&self, order: &Order, out: &mut Vec<u8>) {
         let mut displaced = Vec::new();
         self.write_displaced(&mut displaced);
-        let mut marks = Vec::with_capacity(512);
-        self.write_names(&mut marks);
-        // What orders a name, the name, its value.
-        type Added<'a> = (u64, Cow<'a, [u8]>, &'a [u8]);
-        let mut new: Vec<Added<'_>> = Vec::with_capacity(self.added.len() + 2);
-        for (name, range) in &self.added {
-            let name = escaped(name.as_bytes());
-            new.push((name_key(&name), name, self.part(*range)));
-        }
-        for (name, value) in [(&b"$displaced"[..], &displaced), (b"$enriched", &marks)] {
-            if !value.is_empty() {
-                new.push((name_key(name), Cow::Borrowed(name), value));
+        for (place, name) in &order.places {
+            let value = match *place {
+                DISPLACED => &displaced,
+                ENRICHED => &*order.marks,
+                i => self.added.get(i).map_or(&[][..], |(_, range)| self.part(*range)),
+            };
+            if value.is_empty() {
+                continue;
             }
-        }
-        new.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| compare_names(&a.1, &b.1)));
-        let mut quoted = Vec::new();
-        for (_, name, value) in &new {
             // As it stands between quotes.
-            let mut name: &[u8] = name;
-            if !is_simple(name) {
-                quoted.clear();
-                write_string(std::str::from_utf8(name).unwrap_or_default(), &mut quoted);
-                name = &quoted[1..quoted.len() - 1];
-            }
             out.reserve(name.len() + value.len() + 8);
             out.extend_from_slice(&(name.len() as u32).to_le_bytes());
             out.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -501,13 +551,13 @@ impl<'a> Event<'a> {
         all.sort_by(|a, b| compare_names(&decoded(a.0), &decoded(b.0)));
         out.push(b'{');
         for (name, value) in all {
-            put_in(name, value.text(), out);
+            put_aside(name, value, out);
         }
         out.push(b'}');
     }
 
     /// Writes the record as it shall go on in a shipper: one JSON object, what the source said where it stood.
-    pub fn write_record(&self, record: &[u8], out: &mut Vec<u8>) {
+    pub fn write_record(&self, record: &[u8], orders: &mut Orders, out: &mut Vec<u8>) {
         if !self.is_changed() {
             out.extend_from_slice(record);
             return;
@@ -543,8 +593,12 @@ impl<'a> Event<'a> {
         }
         put_in(b"metadata", b"{", out);
         for (name, value) in metadata.into_iter().flat_map(Value::members) {
-            if !self.has_added(name) {
-                put_in(name, value.text(), out);
+            match name {
+                // Of a filter before this one, perhaps: its names stay in the list; what is none, or displaced, loses its place.
+                b"$enriched" if self.marks_text.is_some() => {}
+                b"$enriched" | b"$displaced" => aside.push((name, value)),
+                _ if self.has_added(name) => {}
+                _ => put_in(name, value.text(), out),
             }
         }
         for (name, range) in &self.added {
@@ -556,16 +610,70 @@ impl<'a> Event<'a> {
         if !aside.is_empty() {
             let mut object = vec![b'{'];
             for (name, value) in aside {
-                put_in(name, value.text(), &mut object);
+                put_aside(name, value, &mut object);
             }
             object.push(b'}');
             put_in(b"$displaced", &object, out);
         }
-        let mut marks = Vec::new();
-        self.write_names(&mut marks);
-        put_in(b"$enriched", &marks, out);
+        put_in(b"$enriched", &orders.of(self).marks, out);
         out.extend_from_slice(b"}}");
     }
+}
+
+const DISPLACED: usize = usize::MAX;
+const ENRICHED: usize = usize::MAX - 1;
+
+/// How what an event is given stands in its metadata.
+#[derive(Debug)]
+struct Order {
+    /// See [`Event::write_key`].
+    key: Box<[u8]>,
+    /// Which of the added members, or [`DISPLACED`] or [`ENRICHED`], and its name as it stands between quotes; in the order
+    /// of names.
+    places: Vec<(usize, Box<[u8]>)>,
+    /// The list of all names.
+    marks: Box<[u8]>,
+}
+
+/// Orders that were made before: events of one kind are given the same names.
+#[derive(Debug, Default)]
+pub struct Orders {
+    slots: Vec<Option<Order>>,
+    key: Vec<u8>,
+}
+
+impl Orders {
+    /// One more holds the last of those that are too large to be kept.
+    const SLOTS: usize = 128;
+    const LARGEST: usize = 4096;
+
+    /// None yet.
+    pub const fn new() -> Orders {
+        Orders { slots: Vec::new(), key: Vec::new() }
+    }
+
+    fn of(&mut self, event: &Event<'_>) -> &Order {
+        if self.slots.is_empty() {
+            self.slots.resize_with(Orders::SLOTS + 1, || None);
+        }
+        let Orders { slots, key } = self;
+        key.clear();
+        event.write_key(key);
+        let kept = key.len() <= Orders::LARGEST;
+        let slot = &mut slots[if kept { mixed(key) as usize % Orders::SLOTS } else { Orders::SLOTS }];
+        let known = slot.take().filter(|o| *o.key == **key);
+        slot.insert(known.unwrap_or_else(|| event.order(key)))
+    }
+}
+
+/// A number of bytes that differs where they do, mostly.
+pub fn mixed(bytes: &[u8]) -> u64 {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let tail = tail.iter().fold(bytes.len() as u64, |n, c| n << 8 | u64::from(*c));
+    let words = words.iter().map(|w| u64::from_le_bytes(*w));
+    let mixed =
+        words.chain([tail]).fold(0u64, |n, w| (n.rotate_left(5) ^ w).wrapping_mul(0x517c_c1b7_2722_0a95));
+    mixed ^ mixed >> 32
 }
 
 /// Appends a member to an object that has been opened.
@@ -577,6 +685,29 @@ fn put_in(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(b"\":");
     out.extend_from_slice(value);
+}
+
+/// As [`put_in`], for what goes deeper than it stood: nested too deeply for a record, it goes as text.
+fn put_aside(name: &[u8], value: Value<'_>, out: &mut Vec<u8>) {
+    if matches!(value.kind(), Kind::Array | Kind::Object)
+        && value.depth() > waxseal_trail::record::MAX_DEPTH - 4
+    {
+        let mut text = Vec::with_capacity(value.text().len() + 2);
+        write_string(&String::from_utf8_lossy(value.text()), &mut text);
+        return put_in(name, &text, out);
+    }
+    put_in(name, value.text(), out);
+}
+
+/// A number as JSON, or as text where a double of it is not exact to everyone (RFC 8785 section 3.2.2.3).
+fn write_safe(n: f64, out: &mut Vec<u8>) {
+    const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
+    if n.abs() <= MAX_SAFE || !n.is_finite() {
+        return write_number(n, out);
+    }
+    out.push(b'"');
+    write_number(n, out);
+    out.push(b'"');
 }
 
 enum Place {
@@ -602,13 +733,8 @@ fn escaped(name: &[u8]) -> Cow<'_, [u8]> {
     if name.starts_with(b"$") { [b"$", name].concat().into() } else { name.into() }
 }
 
-/// Whether a name is written as it is.
-fn is_simple(name: &[u8]) -> bool {
-    name.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'$' | b'.' | b'-'))
-}
-
 /// A name as it stands between quotes, without its escapes.
-fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
+pub fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
     if !raw.contains(&b'\\') {
         return Cow::Borrowed(raw);
     }
@@ -640,7 +766,7 @@ impl Object {
     /// A number.
     pub fn number(&mut self, name: impl Into<Cow<'static, str>>, n: f64) -> &mut Self {
         let mut value = Vec::with_capacity(24);
-        write_number(n, &mut value);
+        write_safe(n, &mut value);
         self.json(name, value)
     }
 

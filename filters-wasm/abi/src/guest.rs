@@ -1,7 +1,7 @@
 //! What a module exports, and all the `unsafe` there is: memory that a host reads and writes.
 #![cfg_attr(target_family = "wasm", allow(unsafe_code))] // the host's memory interface; each block has its reason
 
-use crate::event::Event;
+use crate::event::{Event, Orders};
 use crate::wire::{self, Reader};
 use crate::{About, Configured, Filter};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ pub struct Module<F> {
     since: u32,
     input: Vec<u8>,
     output: Vec<u8>,
+    orders: Orders,
 }
 
 type Stamp = Option<(u64, Option<SystemTime>)>;
@@ -52,14 +53,25 @@ impl<F: Filter> Module<F> {
             since: 0,
             input: Vec::new(),
             output: Vec::new(),
+            orders: Orders::new(),
         }
     }
 
     fn load(&mut self, config: &Path) -> Result<About, String> {
         let before = stamp(config);
+        let began = now();
         let filter = F::load(config)?;
         let data = filter.data();
-        self.seen = data.iter().map(|(_, path)| (path.clone(), stamp(path))).collect();
+        // What has changed since it may have been read is read again at the next look.
+        let read = |path: &Path| {
+            stamp(path).filter(|(_, changed)| {
+                let changed = changed.and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+                changed.is_none_or(|t| {
+                    t + Duration::from_secs(1) < began || t > began + Duration::from_secs(3600)
+                })
+            })
+        };
+        self.seen = data.iter().map(|(_, path)| (path.clone(), read(path))).collect();
         self.seen.push((config.to_owned(), before));
         self.config = config.to_owned();
         self.filter = Some(filter);
@@ -144,7 +156,7 @@ impl<F: Filter> Module<F> {
             return;
         };
         filter.run(&mut event);
-        event.write_record(record, &mut self.output);
+        event.write_record(record, &mut self.orders, &mut self.output);
     }
 
     /// Memory for what the host hands over.
@@ -195,12 +207,13 @@ impl<F: Filter> Module<F> {
             }
             let own = text.get(r.int()? as usize..r.int()? as usize)?;
             let own = if own.is_empty() { None } else { tag_of(own) };
-            let mut event = Event::of_record(own.as_deref().unwrap_or(&tag), now, &members);
+            let own_time = r.int()? & wire::OWN_TIME != 0;
+            let mut event = Event::of_record(own.as_deref().unwrap_or(&tag), now, &members, own_time);
             if flags & wire::EXPLAIN != 0 {
                 event.ask();
             }
             filter.run(&mut event);
-            event.write_changes(&mut self.output);
+            event.write_changes(&mut self.orders, &mut self.output);
         }
         Some(())
     }

@@ -127,6 +127,11 @@ impl<'a> Value<'a> {
         scan::elements(self.0).map(Value)
     }
 
+    /// How deep objects and arrays are nested in it.
+    pub fn depth(self) -> usize {
+        depth(self.0)
+    }
+
     /// Where a dotted path leads: `a.b.0.c`; numbers count array elements. A name with dots in it is found before its
     /// parts are.
     pub fn path(self, path: &str) -> Option<Value<'a>> {

@@ -2,18 +2,21 @@
 //!
 //! All integers are little-endian `u32` but for the seconds, an `i64`. In: count, flags, seconds and nanoseconds of the
 //! host's clock (UTC, since 1970), the length of the chunk's `source`, the length of the text, both texts; then for each
-//! event [`MEMBERS`]` + 1` pairs of start and end in the text, in the order of `waxseal_trail::record::Member`, an event's own
-//! `source` last; start and end are equal where there is none. Out: for each event the number of its changes, and for each of
-//! them the member's place, the length of its new value, and that value. An empty value takes the member away; [`ADD`] and
-//! [`EXPLANATION`] stand where a place would.
+//! event a start and an end in the text for each of a record's members, in the order of `waxseal_trail::record::Member`, and for
+//! a `source` of its own (start and end are equal where there is none), and its flags ([`OWN_TIME`]). Out: for each event the
+//! number of its changes, and for each of them the member's place, the length of its new value, and that value. An empty value
+//! takes the member away; [`ADD`] and [`EXPLANATION`] stand where a place would.
 
-use waxseal_trail::record::{Change, MEMBERS, Member};
+use waxseal_trail::record::{Change, Events, Member};
 
 /// The version of this interface: what `waxseal_abi` answers.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The module shall explain itself: a change of member [`EXPLANATION`] is then no change but a text.
 pub const EXPLAIN: u32 = 1;
+
+/// The event's time is its source's own: a filter that gives it another displaces it.
+pub const OWN_TIME: u32 = 1;
 
 /// See [`EXPLAIN`].
 pub const EXPLANATION: u32 = u32::MAX;
@@ -53,12 +56,13 @@ impl<'o> Writer<'o> {
         self.0.extend_from_slice(&n.to_le_bytes());
     }
 
-    /// The next event's places.
-    pub fn event(&mut self, places: &[(u32, u32); MEMBERS + 1]) {
-        for (from, to) in places {
-            self.int(*from);
-            self.int(*to);
+    /// The next event: number `i` of `events`.
+    pub fn event(&mut self, events: &Events, i: usize) {
+        for (from, to) in events.places(i) {
+            self.int(from);
+            self.int(to);
         }
+        self.int(if events.has_own_time(i) { OWN_TIME } else { 0 });
     }
 }
 

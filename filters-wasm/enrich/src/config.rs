@@ -76,9 +76,9 @@ impl Normaliser {
         Normaliser::Cloudtrail,
         Normaliser::Falco,
         Normaliser::Auditd,
-        Normaliser::Pgaudit,
         Normaliser::Syslog,
         Normaliser::Access,
+        Normaliser::Pgaudit,
     ];
 
     /// As the configuration names it.

@@ -21,7 +21,9 @@ fn trace_id(text: &str) -> Option<&str> {
 
 pub(crate) fn run(event: &mut Event<'_>, fields: &Fields<'_>, body: &Body<'_>, ids: Option<&mut Ids>) {
     let inner = |name: &str| body.json()?.path(name);
-    let text = |v: Option<Value<'_>>| v.and_then(Value::word).filter(|t| !t.is_empty()).map(Cow::into_owned);
+    let text = |v: Option<Value<'_>>| {
+        v.and_then(Value::word).filter(|t| !matches!(&**t, "" | "-")).map(Cow::into_owned)
+    };
     let traceparent =
         text(fields.traceparent.or_else(|| inner("traceparent")).or_else(|| inner("headers.traceparent")));
     let request = text(fields.request_id.or_else(|| {

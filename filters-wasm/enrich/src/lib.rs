@@ -20,7 +20,7 @@ use config::Config;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use times::Read;
-use waxseal_filter_abi::event::{Ids, Object};
+use waxseal_filter_abi::event::{Ids, Object, mixed};
 use waxseal_filter_abi::{Event, Filter, Value};
 use waxseal_trail::json::write_string;
 use waxseal_trail::record::Member;
@@ -165,16 +165,6 @@ impl Contexts {
                 Some(Known { kubernetes: kubernetes.into(), host: host.into(), context: context.into() });
         }
     }
-}
-
-/// A number of bytes that differs where they do, mostly.
-fn mixed(bytes: &[u8]) -> u64 {
-    let (words, tail) = bytes.as_chunks::<8>();
-    let tail = tail.iter().fold(bytes.len() as u64, |n, c| n << 8 | u64::from(*c));
-    let words = words.iter().map(|w| u64::from_le_bytes(*w));
-    let mixed =
-        words.chain([tail]).fold(0u64, |n, w| (n.rotate_left(5) ^ w).wrapping_mul(0x517c_c1b7_2722_0a95));
-    mixed ^ mixed >> 32
 }
 
 /// Environment, version, host, container, pod: of the shipper's kubernetes metadata, else of the configuration. Nothing if there

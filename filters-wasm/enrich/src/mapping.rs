@@ -406,8 +406,8 @@ enum Out {
     Bool(bool),
     Number(f64),
     Time(Read),
-    /// JSON of the source's.
-    Json(Vec<u8>),
+    /// JSON of the source's; whether it stands in a text of the source's, and not in the event.
+    Json(Vec<u8>, bool),
     List(Vec<String>),
 }
 
@@ -431,10 +431,12 @@ impl Out {
             }
             Out::Time(r) => String::from_utf8(r.time.text().to_vec()).ok()?,
             // A number as the source wrote it.
-            Out::Json(text) if text.first().is_some_and(|c| *c == b'-' || c.is_ascii_digit()) => {
+            Out::Json(text, _) if text.first().is_some_and(|c| *c == b'-' || c.is_ascii_digit()) => {
                 String::from_utf8(text.clone()).ok()?
             }
-            Out::Json(_) | Out::List(_) => return None,
+            // One that a record holds as text.
+            Out::Json(text, false) => Value::first(text)?.get("$number")?.str()?.into_owned(),
+            Out::Json(..) | Out::List(_) => return None,
         })
     }
 
@@ -474,9 +476,9 @@ impl Out {
                         let text = r.time.text();
                         event.add(name, std::str::from_utf8(&text).unwrap_or_default());
                     }
-                    Out::Json(text) => {
+                    Out::Json(text, embedded) => {
                         if let Some(v) = Value::first(&text) {
-                            event.add_value(name, v, true);
+                            event.add_value(name, v, embedded);
                         }
                     }
                     Out::List(all) => crate::add_list(event, name, all.iter().map(String::as_str)),
@@ -499,24 +501,27 @@ impl Expr {
         }
         let found = self.fields.iter().find_map(|path| {
             let part = parts.iter().find(|(k, _)| k == path);
-            part.map(|(_, v)| Out::Text(v.clone())).or_else(|| Some(of_value(find(event, body, path)?)))
+            part.map(|(_, v)| Out::Text(v.clone())).or_else(|| match event.path(path) {
+                Some(v) => Some(of_value(v, false)),
+                None => Some(of_value(body?.path(path)?, true)),
+            })
         });
-        let made = found.and_then(|out| self.convert(out, clock));
+        let made = found.and_then(|out| self.convert(out, clock, event.time()));
         made.or_else(|| self.default.as_ref().map(Out::of))
     }
 
-    fn convert(&self, out: Out, clock: &Clock) -> Option<Out> {
+    fn convert(&self, out: Out, clock: &Clock, near: Time) -> Option<Out> {
         if !self.map.is_empty() {
             let text = out.text()?;
             return self.map.iter().find(|(k, _)| *k == text).map(|(_, c)| Out::of(c));
         }
         if let Some(format) = &self.time {
-            return time(&out.text()?, format, clock).map(Out::Time);
+            return time(&out.text()?, format, clock, near).map(Out::Time);
         }
         match self.to {
             None => Some(out),
             Some(Convert::Text) => Some(Out::Text(match out {
-                Out::Json(text) => String::from_utf8(text).ok()?,
+                Out::Json(text, _) => String::from_utf8(text).ok()?,
                 other => other.text()?,
             })),
             Some(Convert::Number) => out.text()?.trim().parse().ok().map(Out::Number),
@@ -526,7 +531,7 @@ impl Expr {
                 _ => None,
             },
             Some(Convert::List) => Some(match out {
-                Out::Json(text) => Out::Json(text),
+                Out::Json(text, embedded) => Out::Json(text, embedded),
                 other => {
                     let text = other.text()?;
                     let split = text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
@@ -537,16 +542,17 @@ impl Expr {
     }
 }
 
-fn of_value(v: Value<'_>) -> Out {
+fn of_value(v: Value<'_>, embedded: bool) -> Out {
     match v.kind() {
         Kind::String => Out::Text(v.str().unwrap_or_default().into_owned()),
         Kind::Bool => Out::Bool(v.bool().unwrap_or_default()),
         // As it stands: a double could bend it.
-        Kind::Number | Kind::Array | Kind::Object | Kind::Null => Out::Json(v.text().to_vec()),
+        Kind::Number | Kind::Array | Kind::Object | Kind::Null => Out::Json(v.text().to_vec(), embedded),
     }
 }
 
-fn time(text: &str, format: &str, clock: &Clock) -> Option<Read> {
+/// `near` is the shipper's time, for those that have no year.
+fn time(text: &str, format: &str, clock: &Clock, near: Time) -> Option<Read> {
     let unix = |unit: i64| {
         let n: f64 = text.trim().parse().ok()?;
         let whole: Option<i64> = text.trim().parse().ok();
@@ -564,7 +570,7 @@ fn time(text: &str, format: &str, clock: &Clock) -> Option<Read> {
         "unix_ns" => unix(1_000_000_000),
         "rfc3339" | "iso8601" => clock.iso(text),
         "access_log" => clock.access(text),
-        "syslog" => clock.syslog(text, Time::MIN).map(|(r, _)| r),
+        "syslog" => clock.syslog(text, near).map(|(r, _)| r),
         other => clock.by_format(other, text),
     }
 }
@@ -603,6 +609,11 @@ fn flatten(prefix: &str, v: Value<'_>, all: &mut Vec<(String, String)>) {
 
 /// `a=1 b="x \"y\"" c='z'`, as logfmt, auditd and many a program write it.
 pub(crate) fn key_values(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+    quoted_values(text).map(|(key, value, _)| (key, value))
+}
+
+/// The same; with whether the value stood between quotes.
+pub(crate) fn quoted_values(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>, bool)> {
     let mut rest = text;
     std::iter::from_fn(move || {
         loop {
@@ -613,9 +624,10 @@ pub(crate) fn key_values(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>
                 .unwrap_or_default();
             let key = key.trim_start_matches(['(', '[', '{']);
             let after = &rest[equals + 1..];
-            let (value, end) = match after.chars().next() {
-                Some(q @ ('"' | '\'')) => quoted(&after[1..], q),
-                _ => {
+            let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''));
+            let (value, end) = match quote {
+                Some(q) => quoted(&after[1..], q),
+                None => {
                     let end = after
                         .find(|c: char| c.is_whitespace() || matches!(c, ',' | ';'))
                         .unwrap_or(after.len());
@@ -624,7 +636,7 @@ pub(crate) fn key_values(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>
             };
             rest = &after[end..];
             if !key.is_empty() {
-                return Some((key, value));
+                return Some((key, value, quote.is_some()));
             }
         }
     })

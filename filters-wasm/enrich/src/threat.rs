@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use waxseal_filter_abi::event::Object;
 use waxseal_filter_abi::{Event, Value};
 use waxseal_trail::record::Member;
+use waxseal_trail::time::Time;
 
 /// What an indicator is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -65,16 +66,23 @@ pub struct Threat {
     networks: HashMap<IpNet, u32>,
     /// The lengths of prefixes that occur, longest first: of IPv4, of IPv6.
     lengths: [Vec<u8>; 2],
-    words: HashMap<(Kind, String), u32>,
-    /// JSON of what is said of an indicator.
-    texts: Vec<Box<[u8]>>,
+    /// By kind.
+    words: [HashMap<String, u32>; KINDS],
+    /// JSON of what is said of an indicator, and when it ends to be one.
+    texts: Vec<(Box<[u8]>, Option<Time>)>,
 }
+
+const KINDS: usize = 6;
+/// No name is longer (RFC 1035 section 2.3.4).
+const LONGEST_NAME: usize = 253;
 
 struct Found<'f> {
     kind: Option<Kind>,
     indicator: &'f str,
     confidence: Option<f64>,
     first_seen: Option<&'f str>,
+    /// RFC 3339; no indicator from then on.
+    valid_until: Option<&'f str>,
 }
 
 impl Threat {
@@ -91,7 +99,7 @@ impl Threat {
             ips: HashMap::new(),
             networks: HashMap::new(),
             lengths: Default::default(),
-            words: HashMap::new(),
+            words: Default::default(),
             texts: Vec::new(),
         };
         for (path, list) in lists {
@@ -102,16 +110,18 @@ impl Threat {
                 () if name.ends_with(".json") || name.ends_with(".stix") => ListFormat::Stix,
                 () => ListFormat::Plain,
             });
-            let before = t.texts.len();
+            if bytes.trim_ascii().is_empty() {
+                return Err(format!("{}: is empty", path.display()));
+            }
             let read = match format {
                 ListFormat::Plain => t.plain(&bytes, list),
                 ListFormat::Csv => t.csv(&bytes, list),
                 ListFormat::Stix => t.stix(&bytes, list),
             };
             read.map_err(|e| format!("{}: {e}", path.display()))?;
-            if t.texts.len() == before && before == 0 {
-                return Err(format!("{}: holds no indicator", path.display()));
-            }
+        }
+        if t.texts.is_empty() {
+            return Err("threat.lists: they hold no indicator".into());
         }
         let lengths = |v4: bool| -> Vec<u8> {
             let all: BTreeSet<u8> =
@@ -136,6 +146,11 @@ impl Threat {
         if let Some(at) = f.first_seen {
             o.text("first_seen", at);
         }
+        let until = f.valid_until.map(|t| Time::parse_rfc3339(t).ok_or_else(|| format!("{t:?} is no time")));
+        let until = until.transpose()?;
+        if let Some(at) = f.valid_until {
+            o.text("valid_until", at);
+        }
         let mut json = Vec::new();
         o.write(&mut json);
         let n = self.texts.len() as u32;
@@ -150,31 +165,43 @@ impl Threat {
             }
             Kind::Domain => {
                 let name = text.trim_start_matches("*.").trim_matches('.').to_lowercase();
-                self.words.entry((kind, name)).or_insert(n);
+                self.words[kind as usize].entry(name).or_insert(n);
             }
             Kind::Url | Kind::UserAgent => {
-                self.words.entry((kind, text.to_owned())).or_insert(n);
+                self.words[kind as usize].entry(text.to_owned()).or_insert(n);
             }
             Kind::Sha256 => {
-                self.words.entry((kind, text.to_lowercase())).or_insert(n);
+                self.words[kind as usize].entry(text.to_lowercase()).or_insert(n);
             }
         }
-        self.texts.push(json.into());
+        self.texts.push((json.into(), until));
         Ok(())
     }
 
     fn plain(&mut self, bytes: &[u8], list: &RawList) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
         for (i, line) in text.lines().enumerate() {
-            // A user agent may hold a `#`.
-            let line = if list.kind == Some(Kind::UserAgent) || list.kind == Some(Kind::Url) {
-                if line.starts_with('#') { "" } else { line }
+            // A URL or a user agent may hold a `#` or `;`: what follows a blank is a comment then.
+            let whole = matches!(list.kind, Some(Kind::UserAgent));
+            let comment = |at: &usize| {
+                let spaced = *at == 0 || line.as_bytes()[*at - 1].is_ascii_whitespace();
+                spaced || !(whole || line.contains("://"))
+            };
+            let ends = line.match_indices(['#', ';']).map(|(at, _)| at).find(comment);
+            let line = if whole && !line.starts_with(['#', ';']) {
+                line
             } else {
-                line.split(['#', ';']).next().unwrap_or_default()
+                &line[..ends.unwrap_or(line.len())]
             };
             let line = line.trim();
             if !line.is_empty() {
-                let found = Found { kind: None, indicator: line, confidence: None, first_seen: None };
+                let found = Found {
+                    kind: None,
+                    indicator: line,
+                    confidence: None,
+                    first_seen: None,
+                    valid_until: None,
+                };
                 self.put(list, &found).map_err(|e| format!("line {}: {e}", i + 1))?;
             }
         }
@@ -189,7 +216,7 @@ impl Threat {
         let value = column(&["indicator", "value", "ioc", "ip", "domain", "url"])
             .ok_or_else(|| format!("no column indicator or value in {header:?}"))?;
         let (kind, confidence) = (column(&["type", "indicator_type"]), column(&["confidence"]));
-        let seen = column(&["first_seen", "valid_from"]);
+        let (seen, until) = (column(&["first_seen", "valid_from"]), column(&["valid_until"]));
         for (i, row) in reader.records().enumerate() {
             let row = row.map_err(|e| e.to_string())?;
             let get = |c: Option<usize>| row.get(c?).filter(|t| !t.is_empty());
@@ -199,6 +226,7 @@ impl Threat {
                 indicator,
                 confidence: get(confidence).and_then(|c| c.parse().ok()),
                 first_seen: get(seen),
+                valid_until: get(until),
             };
             self.put(list, &found).map_err(|e| format!("line {}: {e}", i + 2))?;
         }
@@ -219,6 +247,7 @@ impl Threat {
             pattern_type: Option<String>,
             confidence: Option<f64>,
             valid_from: Option<String>,
+            valid_until: Option<String>,
             #[serde(default)]
             revoked: bool,
         }
@@ -230,8 +259,14 @@ impl Threat {
             }
             for (kind, value) in comparisons(&pattern) {
                 let first_seen = o.valid_from.as_deref();
-                let found =
-                    Found { kind: Some(kind), indicator: &value, confidence: o.confidence, first_seen };
+                let valid_until = o.valid_until.as_deref();
+                let found = Found {
+                    kind: Some(kind),
+                    indicator: &value,
+                    confidence: o.confidence,
+                    first_seen,
+                    valid_until,
+                };
                 self.put(list, &found)?;
             }
         }
@@ -257,7 +292,7 @@ impl Threat {
                 hit(self.ip(a));
             }
         }
-        if !self.words.is_empty() {
+        if self.words.iter().any(|w| !w.is_empty()) {
             for name in ["domain", "host_name", "destination_domain"] {
                 if let Some(d) = of(name) {
                     hit(self.domain(&d));
@@ -265,7 +300,7 @@ impl Threat {
             }
             for name in ["url", "endpoint", "referer", "http_referer"] {
                 let Some(url) = of(name).filter(|u| u.contains("://")) else { continue };
-                hit(self.word(Kind::Url, url.clone().into_owned()));
+                hit(self.word(Kind::Url, &url));
                 let host =
                     url.split("://").nth(1).and_then(|r| r.split(['/', '?', '#']).next()).unwrap_or_default();
                 let host = host.rsplit('@').next().unwrap_or_default();
@@ -273,23 +308,25 @@ impl Threat {
                 hit(self.domain(host));
             }
             if let Some(agent) = of("user_agent") {
-                hit(self.word(Kind::UserAgent, agent.into_owned()));
+                hit(self.word(Kind::UserAgent, &agent));
             }
             for name in ["sha256", "file_sha256", "hash"] {
                 if let Some(digest) = of(name).filter(|d| d.len() == 64) {
-                    hit(self.word(Kind::Sha256, digest.to_lowercase()));
+                    hit(self.word(Kind::Sha256, &digest.to_lowercase()));
                 }
             }
         }
         hits.sort_unstable();
         hits.dedup();
+        let time = event.time();
+        hits.retain(|n| self.texts.get(*n as usize).is_some_and(|(_, until)| until.is_none_or(|u| time < u)));
         if hits.is_empty() {
             return;
         }
         event.add_json("threat_intelligence", |out| {
             for (i, n) in hits.iter().enumerate() {
                 out.push(if i > 0 { b',' } else { b'[' });
-                out.extend_from_slice(self.texts.get(*n as usize).map_or(b"null", |t| t));
+                out.extend_from_slice(self.texts.get(*n as usize).map_or(b"null", |(t, _)| t));
             }
             out.push(b']');
         });
@@ -304,18 +341,22 @@ impl Threat {
     }
 
     fn domain(&self, name: &str) -> Option<u32> {
-        let name = name.trim_end_matches('.').to_lowercase();
+        let name = name.trim_end_matches('.');
+        if name.len() > LONGEST_NAME {
+            return None;
+        }
+        let name = name.to_lowercase();
         let mut rest = name.as_str();
         loop {
-            if let Some(n) = self.word(Kind::Domain, rest.to_owned()) {
+            if let Some(n) = self.word(Kind::Domain, rest) {
                 return Some(n);
             }
             rest = rest.split_once('.')?.1;
         }
     }
 
-    fn word(&self, kind: Kind, text: String) -> Option<u32> {
-        self.words.get(&(kind, text)).copied()
+    fn word(&self, kind: Kind, text: &str) -> Option<u32> {
+        self.words[kind as usize].get(text).copied()
     }
 }
 
@@ -331,27 +372,150 @@ fn kind_of(name: &str) -> Option<Kind> {
     })
 }
 
-/// The comparisons of a STIX pattern that each alone say something: of `AND`, none does.
+/// The comparisons of a STIX pattern that each alone say something (STIX 2.1 section 9): of what is joined by `AND` or
+/// `FOLLOWEDBY`, negated or qualified, none does.
 fn comparisons(pattern: &str) -> Vec<(Kind, String)> {
-    let mut all = Vec::new();
-    for part in pattern.split(" OR ") {
-        if part.contains(" AND ") || part.contains(" FOLLOWEDBY ") {
-            continue;
-        }
-        let Some((path, value)) = part.split_once('=') else { continue };
-        let path = path.trim().trim_start_matches(['[', '(', ' ']).trim();
-        let kind = match path {
-            "ipv4-addr:value" | "ipv6-addr:value" => Kind::Ip,
-            "domain-name:value" => Kind::Domain,
-            "url:value" => Kind::Url,
-            p if p.starts_with("file:hashes") && p.contains("SHA-256") => Kind::Sha256,
-            p if p.ends_with("request_header.'User-Agent'") => Kind::UserAgent,
-            _ => continue,
-        };
-        let value = value.trim().trim_end_matches([']', ')', ' ']);
-        if let Some(text) = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')) {
-            all.push((kind, text.replace("\\'", "'").replace("\\\\", "\\")));
+    let (observations, around) = observations(pattern);
+    // One observation, or any of several.
+    if around.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')')).any(|w| !matches!(w, "" | "OR")) {
+        return Vec::new();
+    }
+    observations.into_iter().flat_map(alternatives).collect()
+}
+
+/// What stands between brackets outside of quotes, and what stands around.
+fn observations(pattern: &str) -> (Vec<&str>, String) {
+    let (mut inside, mut around, mut from) = (Vec::new(), String::new(), 0);
+    let mut open = false;
+    for (at, c) in unquoted(pattern) {
+        match c {
+            '[' if !open => (open, from) = (true, at + 1),
+            ']' if open => {
+                inside.push(&pattern[from..at]);
+                open = false;
+                around.push(' ');
+            }
+            c if !open => around.push(c),
+            _ => {}
         }
     }
-    all
+    (inside, around)
+}
+
+/// The characters of a pattern that stand in no text, with their places.
+fn unquoted(pattern: &str) -> impl Iterator<Item = (usize, char)> {
+    let (mut quoted, mut escaped) = (false, false);
+    pattern.char_indices().filter(move |(_, c)| {
+        let was = quoted;
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '\'' => quoted = !quoted,
+            _ => {}
+        }
+        !was && !quoted
+    })
+}
+
+/// The comparisons of one observation, if they are joined by `OR` alone.
+fn alternatives(observation: &str) -> Vec<(Kind, String)> {
+    let bare: Vec<(usize, char)> = unquoted(observation).collect();
+    let outside: String = bare.iter().map(|(_, c)| *c).collect();
+    let mut words = outside.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')'));
+    if words.any(|w| matches!(w, "AND" | "NOT" | "IN" | "LIKE" | "MATCHES"))
+        || outside.contains(['!', '<', '>'])
+    {
+        return Vec::new();
+    }
+    let (mut parts, mut from) = (Vec::new(), 0);
+    for w in bare.windows(4) {
+        if let [(at, a), (_, 'O'), (_, 'R'), (end, b)] = w
+            && a.is_whitespace()
+            && b.is_whitespace()
+            && *end == at + 3
+        {
+            parts.push(&observation[from..*at]);
+            from = *end;
+        }
+    }
+    parts.push(&observation[from..]);
+    parts.into_iter().filter_map(comparison).collect()
+}
+
+fn comparison(part: &str) -> Option<(Kind, String)> {
+    let (path, value) = part.split_once('=')?;
+    let kind = match path.trim_matches(['(', ' ', '\t', '\n', '\r']) {
+        "ipv4-addr:value" | "ipv6-addr:value" => Kind::Ip,
+        "domain-name:value" => Kind::Domain,
+        "url:value" => Kind::Url,
+        p if p.starts_with("file:hashes") && p.contains("SHA-256") => Kind::Sha256,
+        p if p.ends_with("request_header.'User-Agent'") => Kind::UserAgent,
+        _ => return None,
+    };
+    let value = value.trim_matches([')', ' ', '\t', '\n', '\r']);
+    let text = value.strip_prefix('\'')?.strip_suffix('\'')?;
+    Some((kind, text.replace("\\'", "'").replace("\\\\", "\\")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pattern: &str) -> Vec<String> {
+        comparisons(pattern).into_iter().map(|(kind, value)| format!("{} {value}", kind.name())).collect()
+    }
+
+    #[test]
+    fn a_comparison_counts_where_it_alone_says_something() {
+        assert_eq!(of("[ipv4-addr:value = '198.51.100.7']"), ["ip 198.51.100.7"]);
+        assert_eq!(
+            of(
+                "[(ipv4-addr:value='1.1.1.1' OR domain-name:value = 'a OR b.test')] OR [url:value='http://x/[a]']"
+            ),
+            ["ip 1.1.1.1", "domain a OR b.test", "url http://x/[a]"]
+        );
+        let sha = "a".repeat(64);
+        assert_eq!(of(&format!("[file:hashes.'SHA-256' = '{sha}']")), [format!("sha256 {sha}")]);
+        for nothing in [
+            "[(ipv4-addr:value='1.1.1.1' OR ipv4-addr:value='2.2.2.2') AND domain-name:value='x.test']",
+            "[ipv4-addr:value != '1.1.1.1']",
+            "[NOT ipv4-addr:value = '1.1.1.1']",
+            "[ipv4-addr:value IN ('1.1.1.1')]",
+            "[ipv4-addr:value = '1.1.1.1'] FOLLOWEDBY [ipv4-addr:value = '2.2.2.2']",
+            "[ipv4-addr:value = '1.1.1.1'] REPEATS 5 TIMES",
+            "",
+            "[",
+            "'",
+        ] {
+            assert!(of(nothing).is_empty(), "{nothing}");
+        }
+    }
+
+    fn list(text: &str, kind: Option<Kind>) -> Threat {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list.txt");
+        std::fs::write(&path, text).unwrap();
+        let raw =
+            RawList { file: "list.txt".into(), source: "s".into(), format: None, kind, confidence: None };
+        Threat::read([(path, &raw)].into_iter(), Scope::All).unwrap()
+    }
+
+    #[test]
+    fn a_comment_ends_no_url() {
+        let t = list("# all\nhttp://e.test/a;b#c ; note\n198.51.100.4#note\n198.51.100.0/25 ; SBL1\n", None);
+        assert!(t.word(Kind::Url, "http://e.test/a;b#c").is_some());
+        assert!(t.ip("198.51.100.4".parse().unwrap()).is_some());
+        assert!(t.ip("198.51.100.9".parse().unwrap()).is_some());
+        assert!(t.domain("a.e.test").is_none());
+        let t = list("Mozilla/5.0 (X11; Linux) #1\n", Some(Kind::UserAgent));
+        assert!(t.word(Kind::UserAgent, "Mozilla/5.0 (X11; Linux) #1").is_some());
+    }
+
+    #[test]
+    fn names_are_found_by_their_ends_and_monsters_are_not_looked_for() {
+        let t = list("evil.example\n", None);
+        assert!(t.domain("a.b.Evil.example.").is_some());
+        assert!(t.domain("notevil.example").is_none());
+        assert!(t.domain(&format!("{}evil.example", "a.".repeat(40_000))).is_none());
+    }
 }

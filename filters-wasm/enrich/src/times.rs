@@ -61,9 +61,13 @@ impl Clock {
     pub(crate) fn syslog<'t>(&self, text: &'t str, near: Time) -> Option<(Read, &'t str)> {
         let b = text.as_bytes();
         let month = month(b.get(..3)?)?;
-        if b.get(3) != Some(&b' ') || b.get(15).is_some_and(|c| *c != b' ') || b.len() < 15 {
+        if b.get(3) != Some(&b' ') || b.get(15).is_some_and(|c| !matches!(c, b' ' | b'.')) || b.len() < 15 {
             return None;
         }
+        let (nanos, end) = match text.get(15..)?.strip_prefix('.') {
+            Some(rest) => fraction(rest).map(|(nanos, len)| (nanos, 16 + len))?,
+            None => (0, 15),
+        };
         let day = digits(if b[4] == b' ' { &b[5..6] } else { &b[4..6] })?;
         if b[6] != b' ' || b[9] != b':' || b[12] != b':' {
             return None;
@@ -71,7 +75,7 @@ impl Clock {
         let (h, m, s) = (digits(&b[7..9])?, digits(&b[10..12])?, digits(&b[13..15])?);
         let of = |year: i16| {
             let date = Date::new(year, month, day as i8).ok()?;
-            self.zoned(at(date, h, m, s, 0)?)
+            self.zoned(at(date, h, m, s, nanos)?)
         };
         let time = match self.year {
             Some(year) => of(year)?,
@@ -81,7 +85,7 @@ impl Clock {
                 all.min_by_key(|t| (t.unix_seconds() - near.unix_seconds()).abs())?
             }
         };
-        let rest = text.get(15..)?.trim_start();
+        let rest = text.get(end..)?.trim_start();
         Some((Read { time, zone_assumed: true, year_assumed: true }, rest))
     }
 
@@ -118,9 +122,8 @@ impl Clock {
         let mut rest = text.get(19..)?;
         let mut nanos = 0;
         if let Some(frac) = rest.strip_prefix(['.', ',']) {
-            let len = frac.bytes().take_while(u8::is_ascii_digit).count();
-            let kept = &frac.as_bytes()[..len.min(9)];
-            nanos = digits(kept).unwrap_or(0) * 10_i32.pow(9 - kept.len() as u32);
+            let len;
+            (nanos, len) = fraction(frac)?;
             rest = &frac[len..];
         }
         let at = at(date, n(11..13)?, n(14..16)?, n(17..19)?, nanos)?;
@@ -154,6 +157,13 @@ impl Clock {
         }
         Some(Read { time: self.zoned(broken.to_datetime().ok()?)?, zone_assumed: true, year_assumed: false })
     }
+}
+
+/// The digits that a text begins with as nanoseconds, and how many there are.
+fn fraction(text: &str) -> Option<(i32, usize)> {
+    let len = text.bytes().take_while(u8::is_ascii_digit).count();
+    let kept = &text.as_bytes()[..len.min(9)];
+    Some((digits(kept)? * 10_i32.pow(9 - kept.len() as u32), len))
 }
 
 /// A leap second counts as the second before it.

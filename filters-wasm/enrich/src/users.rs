@@ -3,7 +3,7 @@
 use crate::config::RawUsers;
 use std::collections::HashMap;
 use std::path::Path;
-use waxseal_filter_abi::event::Object;
+use waxseal_filter_abi::event::{Object, decoded};
 use waxseal_filter_abi::{Event, Value};
 use waxseal_trail::record::Member;
 
@@ -79,7 +79,7 @@ impl Users {
             self.put(&user, context(v));
         }
         for (user, v) in all.members() {
-            self.put(&String::from_utf8_lossy(user), context(v));
+            self.put(&String::from_utf8_lossy(&decoded(user)), context(v));
         }
         Ok(())
     }

@@ -339,3 +339,80 @@ fn the_example_is_a_configuration() {
     let own = text.split_once("# mappings:").unwrap().1.replace("\n#", "\n");
     enrich(&format!("mappings:{own}"));
 }
+
+/// What the source said, what one filter said, and what the next: each under its own name.
+#[test]
+fn a_second_filter_keeps_apart_what_the_first_said() {
+    let mut first = enrich(BASE);
+    let mut second = enrich(
+        "ids: false\nmappings: [{when: {has: [ident]}, event_type: suspicious_activity, category: security_events, set: {type: {const: probe}, user_id: {const: bob}, ident: {const: other}}}]\n",
+    );
+    let record = r#"{"ident":"sshd","message":"Failed password for alice from 203.0.113.1 port 1 ssh2"}"#;
+    let (mut once, mut twice) = (Events::default(), Events::default());
+    first.0.in_sink(&converted([record]), "", now(), &mut once);
+    second.0.in_sink(&once, "", now(), &mut twice);
+    let v = members(&twice).remove(0);
+    assert_eq!((found(&v, "user_id").unwrap(), found(&v, "type").unwrap()), (&"bob".into(), &"probe".into()));
+    // The source said no user; the first filter did.
+    assert_eq!(v["metadata"]["$displaced"], serde_json::json!({"ident": "sshd"}));
+    let names: Vec<_> =
+        v["metadata"]["$enriched"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(names.is_sorted() && !names.windows(2).any(|w| w[0] == w[1]), "{names:?}");
+    for name in ["actor", "category", "failure_reason", "ident", "ip_address", "type", "user_id"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+}
+
+#[test]
+fn what_a_filter_displaces_is_never_lost() {
+    let mut filter = enrich(BASE);
+    let audit = r#"type=USER_LOGIN msg=audit(1364481363.243:1): pid=1 uid=0 auid=500 ses=7 msg='op=login acct="alice" exe="/usr/sbin/sshd" addr=203.0.113.9 res=success'"#;
+    let record = serde_json::json!({"timestamp": "2024-05-01T00:00:00Z", "message": audit}).to_string();
+    for v in [filter.in_sink(&record, ""), alike(filter.in_shipper(&record, ""))] {
+        assert_eq!(v["timestamp"], "2013-03-28T14:36:03.243000000Z");
+        let displaced = v["metadata"]["$displaced"]["timestamp"].as_str().unwrap();
+        assert!(displaced.starts_with("2024-05-01T00:00:00"), "{v}");
+    }
+    // Deeper than a record can hold it there, it is kept as text.
+    let depth = waxseal_trail::record::MAX_DEPTH - 3;
+    let deep = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let record =
+        format!(r#"{{"ident":"sshd","message":"Invalid user x from 203.0.113.1 port 1","user_id":{deep}}}"#);
+    for v in [filter.in_sink(&record, ""), alike(filter.in_shipper(&record, ""))] {
+        assert_eq!(
+            (found(&v, "user_id").unwrap(), &v["metadata"]["$displaced"]["user_id"]),
+            (&"x".into(), &deep.as_str().into())
+        );
+    }
+    // A number that no record holds is text, and takes nothing else with it.
+    let record = r#"{"remote_addr":"203.0.113.1","method":"GET","code":"200","path":"/x","request_time":10000000000000}"#;
+    for v in [filter.in_sink(record, ""), alike(filter.in_shipper(record, ""))] {
+        assert_eq!(
+            (found(&v, "event_type").unwrap(), found(&v, "duration_ms").unwrap()),
+            (&"api_call".into(), &"10000000000000000".into())
+        );
+    }
+}
+
+/// Names that a filter gives, claimed by the source: no filter's word is lost by it.
+#[test]
+fn a_source_that_imitates_a_filter_hides_nothing() {
+    let mut filter = enrich(BASE);
+    for marks in ["0", "[\"user_id\",\"actor\"]", "{\"a\":1}"] {
+        let record = format!(
+            r#"{{"ident":"sshd","message":"Failed password for root from 203.0.113.1 port 1 ssh2","metadata":{{"$enriched":{marks},"$displaced":{{"b":2}},"user_id":"mallory"}}}}"#
+        );
+        for v in [filter.in_sink(&record, ""), alike(filter.in_shipper(&record, ""))] {
+            assert_eq!(
+                (found(&v, "user_id").unwrap(), found(&v, "ip_address").unwrap()),
+                (&"root".into(), &"203.0.113.1".into()),
+                "{v}"
+            );
+            let m = &v["metadata"];
+            assert!(m.get("$map").is_none(), "{v}");
+            assert_eq!(m["$displaced"]["user_id"], "mallory", "{v}");
+            let text = v.to_string();
+            assert!(text.contains(r#"{"b":2}"#), "{v}");
+        }
+    }
+}

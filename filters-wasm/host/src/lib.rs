@@ -94,8 +94,7 @@ pub struct Filters {
     list: Vec<Arc<Wasm>>,
     /// The identities of the last chunk, so that most chunks share them.
     last: Mutex<Arc<Vec<statement::Filter>>>,
-    threads: Vec<thread::JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
+    threads: Vec<(Arc<AtomicBool>, thread::JoinHandle<()>)>,
 }
 
 /// How often it is looked whether files have changed.
@@ -115,8 +114,8 @@ impl Filters {
         let runtime = Arc::new(Runtime::new(process)?);
         let mut filters = Filters::default();
         // First: time limits hold while a module reads its configuration, too. Dropped, it ends its threads.
-        let (stopping, ticking) = (filters.stop.clone(), runtime.clone());
-        filters.spawn("wax-epoch", move || {
+        let ticking = runtime.clone();
+        filters.spawn("wax-epoch", move |stopping| {
             while !stopping.load(Ordering::Relaxed) {
                 thread::sleep(TICK);
                 ticking.tick();
@@ -127,8 +126,8 @@ impl Filters {
             filters.list.push(Arc::new(loaded));
         }
         *lock(&filters.last) = Arc::new(filters.identities());
-        let (stopping, all) = (filters.stop.clone(), filters.list.clone());
-        filters.spawn("wax-filters", move || {
+        let all = filters.list.clone();
+        filters.spawn("wax-filters", move |stopping| {
             let mut looked = Instant::now();
             while !stopping.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(50));
@@ -141,9 +140,11 @@ impl Filters {
         Ok(filters)
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
-        let spawned = thread::Builder::new().name(name.into()).spawn(run);
-        self.threads.push(spawned.map_err(|e| format!("no thread can be started: {e}"))?);
+    fn spawn(&mut self, name: &str, run: impl FnOnce(&AtomicBool) + Send + 'static) -> Result<(), String> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || run(&stopping));
+        self.threads.push((stop, spawned.map_err(|e| format!("no thread can be started: {e}"))?));
         Ok(())
     }
 
@@ -184,9 +185,10 @@ impl Filters {
 
 impl Drop for Filters {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for t in self.threads.drain(..) {
-            let _ = t.join();
+        // The epochs last: a module that is just being read ends by them, if by nothing else.
+        for (stop, thread) in self.threads.drain(..).rev() {
+            stop.store(true, Ordering::Relaxed);
+            let _ = thread.join();
         }
     }
 }

@@ -49,15 +49,20 @@ impl Runtime {
     /// A text.
     pub fn precompile(&self, wasm: &[u8]) -> Result<Vec<u8>, String> {
         let code = self.engine.precompile_module(wasm).map_err(|e| format!("{e:#}"))?;
-        Ok([MAGIC.as_slice(), &sha256(wasm).0, &code].concat())
+        Ok([MAGIC.as_slice(), &sha256(wasm).0, &sha256(&code).0, &code].concat())
     }
 
     /// The module of native code that was made of the one with this digest.
     fn native(&self, file: &[u8], wasm: Hash) -> Result<Module, String> {
         let rest = file.strip_prefix(MAGIC).ok_or("no native code of a module")?;
-        let (of, code) = rest.split_first_chunk::<32>().ok_or("cut off")?;
+        let (of, rest) = rest.split_first_chunk::<32>().ok_or("cut off")?;
+        let (digest, code) = rest.split_first_chunk::<32>().ok_or("cut off")?;
         if Hash(*of) != wasm {
             return Err(format!("made of the module {}, and this one is {wasm}", Hash(*of)));
+        }
+        // Not against an enemy, who could write the digest as well: against a file that was half written.
+        if sha256(code) != Hash(*digest) {
+            return Err("damaged".into());
         }
         // SAFETY: the code is what `precompile` wrote: its file has the digest that the configuration names, or lies in a
         // directory that the configuration names for it and that only this user can write.
@@ -67,7 +72,7 @@ impl Runtime {
     }
 }
 
-const MAGIC: &[u8; 8] = b"waxwasm1";
+const MAGIC: &[u8; 8] = b"waxwasm2";
 
 struct Host {
     wasi: WasiP1Ctx,
@@ -80,20 +85,33 @@ struct Running {
     memory: Memory,
     buffer: TypedFunc<u32, u32>,
     batch: TypedFunc<(), u64>,
-    about: About,
 }
 
-type Stamps = Vec<(PathBuf, Option<(u64, SystemTime)>)>;
+/// What tells a file from what lay there before: device, number, length, times of change of content and of anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+type Stamps = Vec<(PathBuf, Option<Stamp>)>;
 
 /// What was loaded, and what runs of it.
 struct Loaded {
     module: Module,
     identity: Arc<statement::Filter>,
     on_error: OnError,
+    /// What the module said of itself.
+    about: About,
     running: Option<Running>,
     /// When it could not be started again.
     failed: Option<Instant>,
+    /// The files that it was loaded from.
     stamps: Stamps,
+    /// The same files when they could not be loaded.
+    refused: Option<Stamps>,
 }
 
 /// A filter.
@@ -114,14 +132,28 @@ struct Scratch {
     unsaid: u64,
 }
 
-fn stamp(path: &Path) -> Option<(u64, SystemTime)> {
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
     let m = std::fs::metadata(path).ok()?;
-    Some((m.len(), m.modified().ok()?))
+    Some(Stamp {
+        file: (m.dev(), m.ino()),
+        len: m.len(),
+        modified: (m.mtime(), m.mtime_nsec()),
+        changed: (m.ctime(), m.ctime_nsec()),
+    })
+}
+
+fn again(stamps: &Stamps) -> Stamps {
+    stamps.iter().map(|(path, _)| (path.clone(), stamp(path))).collect()
 }
 
 fn hash_file(path: &Path) -> Result<Hash, String> {
     use std::io::Read as _;
     let at = |e: std::io::Error| format!("{}: {e}", path.display());
+    // A pipe or a device could be read for ever.
+    if !std::fs::metadata(path).map_err(at)?.is_file() {
+        return Err(format!("{}: no file", path.display()));
+    }
     let mut file = std::fs::File::open(path).map_err(at)?;
     let mut digest = Digest::default();
     let mut buffer = vec![0; 1 << 16];
@@ -168,11 +200,12 @@ impl Wasm {
 
     /// Reads the files anew if one has changed; what is broken leaves the old in force.
     pub fn look(&self) {
-        let (seen, had) = {
+        let (seen, refused, had) = {
             let l = lock(&self.loaded);
-            (l.stamps.clone(), (l.identity.module, l.module.clone()))
+            (l.stamps.clone(), l.refused.clone(), (l.identity.module, l.module.clone()))
         };
-        if seen.iter().all(|(path, s)| stamp(path) == *s) {
+        let are = again(&seen);
+        if are == seen || refused.is_some_and(|r| r == are) {
             return;
         }
         match load(&self.runtime, &self.settings, Some(&had)) {
@@ -187,7 +220,7 @@ impl Wasm {
                 let mut l = lock(&self.loaded);
                 tracing::error!("filter {}: what was read before stays in force: {e}", l.identity.name);
                 // Said once for each state of the files.
-                l.stamps = seen.iter().map(|(p, _)| (p.clone(), stamp(p))).collect();
+                l.refused = Some(are);
             }
         }
     }
@@ -267,14 +300,20 @@ impl Wasm {
             out.clear();
             failures.count = 0;
             let alone = events.len() == 1;
+            // Who can make it fail could hold up everyone else's events. What may not pass unfiltered waits instead.
+            let patience = self.settings.timeout * PATIENCE;
+            let mut lost = Duration::ZERO;
             let (mut one, mut of_one) = (Events::default(), Events::default());
             for i in 0..events.len() {
                 one.clear();
                 one.push_same(events, i);
                 of_one.clear();
                 let before = failures.count;
+                let began = Instant::now();
                 let done = if alone {
                     Err(e.clone())
+                } else if lost > patience && failures.on_error == OnError::Pass {
+                    Err("not tried: it failed on too many events of the chunk before".into())
                 } else {
                     self.call(loaded, scratch, &one, source, flags).and_then(|()| {
                         take(scratch, &one, &mut of_one, &mut |_, text| told(i, text), failures)
@@ -283,6 +322,7 @@ impl Wasm {
                 match done {
                     Ok(()) => out.push_same(&of_one, 0),
                     Err(e) => {
+                        lost += began.elapsed();
                         failures.count = before;
                         failures.put(&one, 0, &e, &mut scratch.rewriter, out);
                     }
@@ -291,12 +331,12 @@ impl Wasm {
         }
     }
 
-    /// Starts what has ended; with files that have changed since, everything is read anew.
+    /// Starts what has ended, if configuration and data are still what they were; else everything is read anew.
     fn restart(&self, loaded: &mut Loaded) -> Result<(), String> {
-        let as_before = |l: &Loaded| l.stamps.iter().all(|(path, s)| stamp(path) == *s);
-        if as_before(loaded) {
+        let before = unchanged(loaded, &self.settings);
+        if let Some(stamps) = &before {
             let running = start(&self.runtime, &loaded.module, &self.settings)?;
-            if as_before(loaded) {
+            if unchanged(loaded, &self.settings).as_ref() == Some(stamps) {
                 loaded.running = Some(running);
                 return Ok(());
             }
@@ -328,7 +368,7 @@ impl Wasm {
         let Some(running) = &mut loaded.running else { return Err("it is not running".into()) };
         let count = events.len();
         let mut w = wire::Writer::new(&mut scratch.input, count, flags, now(), source, events.text());
-        (0..count).for_each(|i| w.event(&events.places(i)));
+        (0..count).for_each(|i| w.event(events, i));
         let limit = self.settings.timeout + Duration::from_millis(count as u64);
         let result = running.call(&scratch.input, &mut scratch.output, limit);
         if result.is_err() {
@@ -337,6 +377,22 @@ impl Wasm {
         }
         result
     }
+}
+
+/// The stamps of what a module reads, if all of that still has the digests that it was loaded with. The module itself is in
+/// memory.
+fn unchanged(loaded: &Loaded, settings: &Settings) -> Option<Stamps> {
+    let id = &loaded.identity;
+    let config = std::iter::once((&settings.config, id.config));
+    let data = loaded.about.data.iter().map(|(_, path)| path).zip(id.data.iter().map(|d| d.sha256));
+    let mut stamps = Stamps::new();
+    for (path, digest) in config.chain(data) {
+        stamps.push((path.clone(), stamp(path)));
+        if hash_file(path).ok()? != digest {
+            return None;
+        }
+    }
+    (again(&stamps) == stamps).then_some(stamps)
 }
 
 /// Events of a chunk that the filter failed on.
@@ -448,21 +504,44 @@ fn trapped(e: &wasmtime::Error) -> String {
     }
 }
 
+/// After so many time limits spent on failures, the rest of a chunk passes as it came.
+const PATIENCE: u32 = 10;
+/// WASI's number for what there is not (preview 1, `errno`).
+const ENOSYS: i32 = 52;
+/// The most elements that a module's tables may have, in all its tables: host memory beside the module's own.
+const TABLE: usize = 1 << 16;
+
 /// Reading a configuration and its data may take so long.
 const CONFIGURE: Duration = Duration::from_secs(60);
 
 fn start(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<Running, String> {
+    configured(runtime, module, settings).map(|(running, _)| running)
+}
+
+fn configured(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<(Running, About), String> {
     let what = |e: wasmtime::Error| format!("{}: {e:#}", settings.module.display());
     let mut linker: Linker<Host> = Linker::new(&runtime.engine);
     wasmtime_wasi::p1::add_to_linker_sync(&mut linker, |h| &mut h.wasi).map_err(what)?;
+    // A module that sleeps holds up the sink, and no epoch ends that: there is nothing that a filter could wait for.
+    linker.allow_shadowing(true);
+    linker
+        .func_wrap("wasi_snapshot_preview1", "poll_oneoff", |_: i32, _: i32, _: i32, _: i32| -> i32 {
+            ENOSYS
+        })
+        .map_err(what)?;
     let mut wasi = WasiCtxBuilder::new();
     wasi.env("WAXSEAL_HOST", "sink").allow_blocking_current_thread(true);
-    let own = settings.config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for dir in std::iter::once(own).chain(settings.directories.iter().map(PathBuf::as_path)) {
+    for dir in directories(settings) {
         wasi.preopened_dir(dir, dir.to_string_lossy(), FsPerms::ReadOnly)
             .map_err(|e| format!("{}: {e:#}", dir.display()))?;
     }
-    let limits = StoreLimitsBuilder::new().memory_size(settings.memory).instances(1).memories(1).build();
+    let limits = StoreLimitsBuilder::new()
+        .memory_size(settings.memory)
+        .instances(1)
+        .memories(1)
+        .tables(4)
+        .table_elements(TABLE)
+        .build();
     let mut store = Store::new(&runtime.engine, Host { wasi: wasi.build_p1(), limits });
     store.limiter(|h| &mut h.limits);
     store.set_epoch_deadline(u64::try_from(CONFIGURE.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX / 2));
@@ -494,7 +573,7 @@ fn start(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<Runn
     let batch = function(&instance, &mut store, "waxseal_batch").ok_or_else(|| missing("waxseal_batch"))?;
     let configure = function::<(), u64>(&instance, &mut store, "waxseal_configure")
         .ok_or_else(|| missing("waxseal_configure"))?;
-    let mut running = Running { store, memory, buffer, batch, about: About::default() };
+    let mut running = Running { store, memory, buffer, batch };
     let path = settings.config.to_string_lossy();
     let len = u32::try_from(path.len()).map_err(|e| e.to_string())?;
     let at = running.buffer.call(&mut running.store, len).map_err(what)?;
@@ -507,21 +586,40 @@ fn start(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<Runn
         )
     })?;
     match serde_json::from_slice(running.part(answer)?).map_err(|e| e.to_string())? {
-        Configured::Ready(about) => running.about = about,
-        Configured::Refused(why) => return Err(why),
+        Configured::Ready(about) => Ok((running, about)),
+        Configured::Refused(why) => Err(why),
     }
-    Ok(running)
+}
+
+/// Only what lies in the directories that it sees can a module have read.
+fn is_within(path: &Path, settings: &Settings) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    directories(settings).any(|d| d.canonicalize().is_ok_and(|d| path.starts_with(d)))
+}
+
+/// The directories that a module sees.
+fn directories(settings: &Settings) -> impl Iterator<Item = &Path> {
+    let own = settings.config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::iter::once(own).chain(settings.directories.iter().map(PathBuf::as_path))
 }
 
 /// Loads everything; a module that is `had` already need not be compiled again.
 fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) -> Result<Loaded, String> {
     let at = |path: &Path, e: String| format!("{}: {e}", path.display());
-    // Files may change as they are read: then once more.
-    for _ in 0..3 {
-        let began = [&settings.module, &settings.config].map(|p| (p.clone(), stamp(p)));
+    // Files may change as they are read. What was read is what is hashed if nothing changed since long before, or if the files
+    // are what they were after the time before.
+    let mut before: Option<(Stamps, statement::Filter)> = None;
+    for _ in 0..5 {
+        let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut stamps = Stamps::new();
+        for path in [&settings.module, &settings.config]
+            .into_iter()
+            .chain(settings.precompiled.iter().map(|(p, _)| p))
+        {
+            stamps.push((path.clone(), stamp(path)));
+        }
         let wasm = std::fs::read(&settings.module).map_err(|e| at(&settings.module, e.to_string()))?;
         let digest = sha256(&wasm);
-        let config = hash_file(&settings.config)?;
         let mut extra = None;
         let module = match &settings.precompiled {
             Some((path, wanted)) => {
@@ -541,35 +639,48 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
                 None => compile(runtime, settings, &wasm, digest)?,
             },
         };
-        let running = start(runtime, &module, settings)?;
-        let mut stamps: Stamps = began.to_vec();
+        let (running, about) = configured(runtime, &module, settings)?;
+        let config = hash_file(&settings.config)?;
         let mut data = Vec::new();
-        for (name, path) in &running.about.data {
+        for (name, path) in &about.data {
+            if !is_within(path, settings) {
+                return Err(at(path, "the module names it, and may not read it".into()));
+            }
             stamps.push((path.clone(), stamp(path)));
             data.push(statement::FilterData { name: name.clone(), sha256: hash_file(path)? });
         }
         data.extend(extra);
-        let young = Duration::from_millis(20);
-        let settled = stamps.iter().all(|(p, s)| {
-            let changed = s.is_none_or(|(_, t)| t.elapsed().is_ok_and(|age| age < young));
-            !changed && stamp(p) == *s
-        });
-        let asks = if running.about.fails_closed { OnError::Withhold } else { OnError::Pass };
-        let identity = statement::Filter { name: running.about.name.clone(), module: digest, config, data };
-        let loaded = Loaded {
-            module,
-            identity: Arc::new(identity),
-            on_error: settings.on_error.unwrap_or(asks),
-            running: Some(running),
-            failed: None,
-            stamps,
-        };
-        if settled {
-            return Ok(loaded);
+        let asks = if about.fails_closed { OnError::Withhold } else { OnError::Pass };
+        let identity = statement::Filter { name: about.name.clone(), module: digest, config, data };
+        let same = again(&stamps) == stamps;
+        let old = stamps.iter().all(|(_, s)| s.is_some_and(|s| s.is_older_than(began)));
+        let now = (stamps, identity);
+        if same && (old || before.as_ref() == Some(&now)) {
+            let (stamps, identity) = now;
+            return Ok(Loaded {
+                module,
+                identity: Arc::new(identity),
+                on_error: settings.on_error.unwrap_or(asks),
+                about,
+                running: Some(running),
+                failed: None,
+                stamps,
+                refused: None,
+            });
         }
-        std::thread::sleep(young);
+        before = Some(now);
     }
     Err(at(&settings.config, "it or its data change all the time".into()))
+}
+
+impl Stamp {
+    /// Whether nothing changed in the last moments before (since 1970): a file system's clock has steps.
+    fn is_older_than(&self, began: Duration) -> bool {
+        let of = |(s, ns): (i64, i64)| {
+            Duration::new(u64::try_from(s).unwrap_or(0), u32::try_from(ns).unwrap_or(0))
+        };
+        of(self.modified).max(of(self.changed)) + Duration::from_millis(50) < began
+    }
 }
 
 /// Native code: of the cache where there is one, else made now.
@@ -591,7 +702,7 @@ fn compile(runtime: &Runtime, settings: &Settings, wasm: &[u8], digest: Hash) ->
         }
     }
     let file = runtime.precompile(wasm)?;
-    let tmp = path.with_extension("tmp");
+    let tmp = path.with_extension(format!("{}.tmp", std::process::id()));
     #[allow(clippy::disallowed_methods)] // a cache: what is lost of it is made again
     let kept = std::fs::write(&tmp, &file).and_then(|()| std::fs::rename(&tmp, &path));
     if let Err(e) = kept {

@@ -35,10 +35,11 @@ pub fn module_of(dir: &Path, name: &str, body: &str) -> waxseal_filter_host::Set
     let len = about.replace("\\22", "\"").len();
     let text = format!(
         r#"(module (memory (export "memory") 64 4096) (data (i32.const 16) "{about}")
-        (func (export "waxseal_abi") (result i32) i32.const 1)
+        (func (export "waxseal_abi") (result i32) i32.const {})
         (func (export "waxseal_buffer") (param i32) (result i32) i32.const 65536)
         (func (export "waxseal_configure") (result i64) i64.const {})
         (func (export "waxseal_batch") (result i64) {body}))"#,
+        wire::VERSION,
         (16u64 << 32) | len as u64
     );
     let module = dir.join(format!("{name}.wasm"));
@@ -179,7 +180,7 @@ impl<F: Filter> Native<F> {
         let source = json!({"tag": tag}).to_string();
         let Native { module, rewriter, input } = self;
         let mut w = wire::Writer::new(input, from.len(), 0, unix(now), source.as_bytes(), from.text());
-        (0..from.len()).for_each(|i| w.event(&from.places(i)));
+        (0..from.len()).for_each(|i| w.event(from, i));
         module.buffer(input.len()).copy_from_slice(input);
         let mut answer = Reader::new(module.batch().expect("the chunk can be read"));
         let mut changes = Vec::new();

@@ -29,14 +29,18 @@ impl<'l> Look<'l, '_> {
 }
 
 /// What an item says, before it is an event.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Found {
     event_type: &'static str,
     action: String,
+    /// Whom it is about.
     user: Option<String>,
+    /// Who did it, where that is not whom it is about.
+    doer: Option<Option<String>>,
     ip: Option<String>,
     resource: Option<String>,
-    ok: bool,
+    /// Nothing if it does not say yet.
+    ok: Option<bool>,
     texts: Vec<(&'static str, String)>,
     ints: Vec<(&'static str, i64)>,
     bools: Vec<(&'static str, bool)>,
@@ -51,12 +55,15 @@ struct Found {
 
 impl Found {
     fn put(&self, event: &mut Event<'_>, embedded: bool) {
-        Say::new(self.event_type, &self.action)
+        let mut say = Say::new(self.event_type, &self.action)
             .user(self.user.as_deref())
             .ip(self.ip.as_deref())
             .resource(self.resource.as_deref())
-            .result(self.ok)
-            .to(event);
+            .result(self.ok);
+        if let Some(doer) = &self.doer {
+            say = say.by(doer.as_deref());
+        }
+        say.to(event);
         for (name, text) in &self.texts {
             event.add(*name, text);
         }
@@ -93,9 +100,17 @@ impl Found {
     /// In a few words, for an event that stands for several.
     fn summary(&self) -> Object {
         let mut o = Object::default();
-        o.text("event_type", self.event_type).text("action", &self.action).bool("success", self.ok);
-        for (name, text) in [("user_id", &self.user), ("ip_address", &self.ip), ("resource", &self.resource)]
-        {
+        o.text("event_type", self.event_type).text("action", &self.action);
+        if let Some(ok) = self.ok {
+            o.bool("success", ok);
+        }
+        let doer = self.doer.clone().flatten();
+        for (name, text) in [
+            ("user_id", &self.user),
+            ("actor", &doer),
+            ("ip_address", &self.ip),
+            ("resource", &self.resource),
+        ] {
             if let Some(t) = text {
                 o.text(name, t);
             }
@@ -121,13 +136,19 @@ fn put(event: &mut Event<'_>, all: &[Found], embedded: bool, list: &str) -> bool
             true
         }
         many => {
-            let same = many.iter().all(|f| f.event_type == many[0].event_type && f.user == many[0].user);
-            if same {
-                many[0].put(event, embedded);
-            } else {
-                Say::new("api_call", "list").result(many.iter().all(|f| f.ok)).to(event);
-                event.add("endpoint", list);
-                event.add("method", "list");
+            match of_all(many) {
+                Some(all) => all.put(event, embedded),
+                None => {
+                    let user = shared(many, |f| &f.user).clone();
+                    let ok = succeeded(many);
+                    Say::new("api_call", "list").user(user.as_deref()).result(ok).to(event);
+                    event.add("endpoint", list);
+                    event.add("method", "list");
+                    let mut types: Vec<&str> = many.iter().map(|f| f.event_type).collect();
+                    types.sort_unstable();
+                    types.dedup();
+                    crate::add_list(event, "event_types", types.into_iter());
+                }
             }
             event.add_json("events", |out| {
                 for (i, f) in many.iter().enumerate() {
@@ -140,6 +161,62 @@ fn put(event: &mut Event<'_>, all: &[Found], embedded: bool, list: &str) -> bool
             true
         }
     }
+}
+
+/// What all say; the default if they differ.
+fn shared<'f, T: PartialEq + Default>(many: &'f [Found], of: impl Fn(&'f Found) -> &'f T) -> Cow<'f, T>
+where
+    T: Clone,
+{
+    let first = of(&many[0]);
+    if many.iter().all(|f| of(f) == first) { Cow::Borrowed(first) } else { Cow::Owned(T::default()) }
+}
+
+/// Of several: a failure if one failed.
+fn succeeded(many: &[Found]) -> Option<bool> {
+    let of = |ok| many.iter().any(|f| f.ok == ok);
+    if of(Some(false)) {
+        Some(false)
+    } else if of(None) {
+        None
+    } else {
+        Some(true)
+    }
+}
+
+/// Several of one type and user as one: what they share.
+fn of_all(many: &[Found]) -> Option<Found> {
+    let first = many.first()?;
+    if many.iter().any(|f| f.event_type != first.event_type || f.user != first.user || f.doer != first.doer) {
+        return None;
+    }
+    fn kept<T: Clone + PartialEq>(all: &[Found], of: impl Fn(&Found) -> &Vec<T>) -> Vec<T> {
+        of(&all[0]).iter().filter(|v| all.iter().all(|f| of(f).contains(v))).cloned().collect()
+    }
+    let ok = succeeded(many);
+    let mut f = Found {
+        action: shared(many, |f| &f.action).into_owned(),
+        ip: shared(many, |f| &f.ip).into_owned(),
+        resource: shared(many, |f| &f.resource).into_owned(),
+        ok,
+        texts: kept(many, |f| &f.texts),
+        ints: kept(many, |f| &f.ints),
+        bools: kept(many, |f| &f.bools),
+        values: kept(many, |f| &f.values),
+        list: kept(many, |f| &f.list),
+        correlation: shared(many, |f| &f.correlation).into_owned(),
+        event_id: None,
+        time: many.iter().filter_map(|f| f.time).min(),
+        duration_ms: None,
+        ..first.clone()
+    };
+    if f.event_type == "login_attempt"
+        && let Some(ok) = ok
+    {
+        f.bools.retain(|(name, _)| *name != "success");
+        f.bools.push(("success", ok));
+    }
+    Some(f)
 }
 
 pub(super) fn kubernetes(event: &mut Event<'_>, fields: &Fields<'_>, body: &Body<'_>) -> bool {
@@ -202,12 +279,21 @@ fn audit(look: &Look<'_, '_>) -> Found {
         _ => "api_call",
     };
     let user = look.text("impersonatedUser.username").or_else(|| look.text("user.username"));
-    let ok = code.is_none_or(|c| c < 400);
+    // A request that has only been received has not been answered.
+    let stage = look.text("stage");
+    let ok = code.map(|c| c < 400).or((stage.as_deref() == Some("Panic")).then_some(false));
+    // All but the last a client may choose (X-Forwarded-For).
+    let ips: Vec<String> = look
+        .value("sourceIPs")
+        .into_iter()
+        .flat_map(Value::elements)
+        .filter_map(|v| v.str().map(Cow::into_owned))
+        .collect();
     let mut f = Found {
         event_type,
         action: verb.clone(),
         user: user.clone(),
-        ip: look.text("sourceIPs.0"),
+        ip: ips.last().cloned(),
         resource: resource.clone().or_else(|| Some(uri.clone()).filter(|u| !u.is_empty())),
         ok,
         correlation: look.text("auditID"),
@@ -217,6 +303,12 @@ fn audit(look: &Look<'_, '_>) -> Found {
             .and_then(|t| Time::parse_rfc3339(&t)),
         ..Found::default()
     };
+    if ips.len() > 1 {
+        f.list.push(("source_ips", ips));
+    }
+    if let Some(s) = stage.filter(|s| s != "ResponseComplete") {
+        f.texts.push(("stage", s));
+    }
     if look.value("impersonatedUser").is_some()
         && let Some(by) = look.text("user.username")
     {
@@ -252,13 +344,17 @@ fn audit(look: &Look<'_, '_>) -> Found {
         }
         "role_assignment" => {
             let role = look.text("requestObject.roleRef.name").or(name);
-            let subject = look.text("requestObject.subjects.0.name");
+            let subjects = look.value("requestObject.subjects").into_iter().flat_map(Value::elements);
+            let subjects: Vec<String> =
+                subjects.filter_map(|s| s.get("name")?.str().map(Cow::into_owned)).collect();
             f.texts.push(("role", role.unwrap_or_else(|| "unknown".into())));
-            if let Some(by) = user {
-                f.texts.push(("assigned_by", by));
+            if let Some(by) = &user {
+                f.texts.push(("assigned_by", by.clone()));
             }
-            if let Some(s) = subject {
-                f.list.push(("assigned_to", vec![s]));
+            f.doer = Some(user);
+            f.user = subjects.first().cloned();
+            if !subjects.is_empty() {
+                f.list.push(("assigned_to", subjects));
             }
         }
         "data_read" | "data_write" | "data_delete" => {
@@ -300,8 +396,14 @@ pub(super) fn cloudtrail(event: &mut Event<'_>, fields: &Fields<'_>, body: &Body
         let found = aws_event(&Look { event: Some(event), object: None });
         return put(event, &[found], false, "");
     }
-    let Some(object) = body.json().filter(|o| aws(o.get("eventSource")) && o.get("eventName").is_some())
-    else {
+    // Alone, or as EventBridge passes it on.
+    let is_event = |o: &Value<'_>| aws(o.get("eventSource")) && o.get("eventName").is_some();
+    if let Some(detail) = fields.detail.filter(is_event) {
+        return put(event, &[aws_event(&Look { event: None, object: Some(detail) })], false, "");
+    }
+    let object =
+        body.json().and_then(|o| if is_event(&o) { Some(o) } else { o.get("detail").filter(is_event) });
+    let Some(object) = object else {
         return false;
     };
     put(event, &[aws_event(&Look { event: None, object: Some(object) })], true, "")
@@ -323,16 +425,18 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
     });
     let login = matches!(
         name.as_str(),
-        "ConsoleLogin" | "UserAuthentication" | "CredentialVerification" | "CredentialChallenge"
+        "ConsoleLogin" | "UserAuthentication" | "CredentialVerification" | "CheckMfa"
     );
     let event_type = match name.as_str() {
         _ if login => "login_attempt",
         _ if denied => "permission_denied",
         _ if limited => "rate_limit_exceeded",
         _ if error.is_some() => "api_error",
-        "ChangePassword" | "UpdateLoginProfile" | "CreateLoginProfile" | "PasswordUpdated" => {
-            "password_change"
-        }
+        "ChangePassword"
+        | "UpdateLoginProfile"
+        | "CreateLoginProfile"
+        | "PasswordUpdated"
+        | "PasswordRecoveryCompleted" => "password_change",
         "EnableMFADevice"
         | "DeactivateMFADevice"
         | "CreateVirtualMFADevice"
@@ -346,22 +450,40 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
         | "PutGroupPolicy"
         | "AddUserToGroup"
         | "AddRoleToInstanceProfile"
+        | "DetachUserPolicy"
+        | "DetachRolePolicy"
+        | "DetachGroupPolicy"
+        | "DeleteUserPolicy"
+        | "DeleteRolePolicy"
+        | "DeleteGroupPolicy"
+        | "RemoveUserFromGroup"
+        | "RemoveRoleFromInstanceProfile"
+        | "UpdateAssumeRolePolicy"
+        | "SetDefaultPolicyVersion"
         | "CreatePolicyVersion" => "role_assignment",
         "Logout" | "SignOut" => "logout",
-        n if n.starts_with("AssumeRole") || n == "GetSessionToken" || n == "GetFederationToken" => {
+        n if n.starts_with("AssumeRole")
+            || n == "SwitchRole"
+            || n == "GetSessionToken"
+            || n == "GetFederationToken" =>
+        {
             "permission_granted"
         }
+        // A prompt, and no answer.
+        "CredentialChallenge" => "api_call",
+        _ if read_only => "data_read",
         n if n.contains("Export") || n == "CreateSnapshot" && service == "rds" || n == "UnloadData" => {
             "data_export"
         }
-        _ if read_only => "data_read",
         n if ["Delete", "Remove", "Terminate", "Deregister", "Purge"].iter().any(|p| n.starts_with(p)) => {
             "data_delete"
         }
         _ => "data_write",
     };
-    let user = look
-        .text("userIdentity.userName")
+    let root = look.text("userIdentity.type").as_deref() == Some("Root");
+    let user = root
+        .then(|| "root".to_owned())
+        .or_else(|| look.text("userIdentity.userName"))
         .or_else(|| {
             look.text("userIdentity.sessionContext.sessionIssuer.userName").map(|r| {
                 // The session's name tells people apart who share a role.
@@ -372,10 +494,10 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
             })
         })
         .or_else(|| look.text("userIdentity.onBehalfOf.userId"))
+        .or_else(|| look.text("additionalEventData.UserName"))
         .or_else(|| look.text("userIdentity.invokedBy"))
         .or_else(|| look.text("userIdentity.principalId"))
-        .or_else(|| look.text("userIdentity.accountId"))
-        .or_else(|| look.text("additionalEventData.UserName"));
+        .or_else(|| look.text("userIdentity.accountId"));
     let parameter = |names: &[&str]| names.iter().find_map(|n| look.text(&format!("requestParameters.{n}")));
     let resource =
         look.text("resources.0.ARN").or_else(|| match (parameter(&["bucketName"]), parameter(&["key"])) {
@@ -399,7 +521,10 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
             ]),
         });
     let endpoint = format!("{service}:{name}");
-    let response = look.text("responseElements.ConsoleLogin");
+    // `"responseElements": {"ConsoleLogin": "Failure"}`
+    let response = ["responseElements", "serviceEventDetails"]
+        .iter()
+        .find_map(|n| look.value(n)?.get(&name)?.str().map(Cow::into_owned));
     let ok = error.is_none() && response.as_deref() != Some("Failure");
     let mut f = Found {
         event_type,
@@ -407,7 +532,7 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
         user: user.clone(),
         ip: look.text("sourceIPAddress"),
         resource: resource.clone().or_else(|| Some(endpoint.clone())),
-        ok,
+        ok: Some(ok),
         correlation: look.text("eventID"),
         event_id: look.text("eventID"),
         time: look.text("eventTime").and_then(|t| Time::parse_rfc3339(&t)),
@@ -422,7 +547,7 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
     match event_type {
         "login_attempt" => {
             f.bools.push(("success", ok));
-            f.texts.push(("method", "console".into()));
+            f.texts.push(("method", if name == "CheckMfa" { "mfa" } else { "console" }.into()));
             if let Some(m) = mfa {
                 f.bools.push(("mfa_used", m.eq_ignore_ascii_case("yes") || m == "true"));
             }
@@ -436,7 +561,10 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
             f.texts.push(("reason", look.text("errorMessage").or(error).unwrap_or_default()));
         }
         "permission_granted" => f.texts.push(("permission", endpoint)),
-        "rate_limit_exceeded" => f.texts.push(("endpoint", endpoint)),
+        "rate_limit_exceeded" | "api_call" => {
+            f.texts.push(("endpoint", endpoint));
+            f.texts.push(("method", name));
+        }
         "api_error" => {
             f.texts.push(("endpoint", endpoint));
             f.texts.push(("error_code", error.unwrap_or_default()));
@@ -446,17 +574,19 @@ fn aws_event(look: &Look<'_, '_>) -> Found {
         }
         "password_change" | "mfa_update" => {
             if let Some(target) = parameter(&["userName"]) {
-                f.texts.push(("requester_id", user.unwrap_or_default()));
+                f.texts.push(("requester_id", user.clone().unwrap_or_default()));
                 f.user = Some(target);
+                f.doer = Some(user);
             }
             f.texts.push(("method", "iam".into()));
         }
         "role_assignment" => {
             let role = parameter(&["policyArn", "groupName", "policyName", "roleName"]);
             f.texts.push(("role", role.unwrap_or(name)));
-            f.texts.push(("assigned_by", user.unwrap_or_default()));
+            f.texts.push(("assigned_by", user.clone().unwrap_or_default()));
             if let Some(target) = parameter(&["userName", "roleName", "groupName"]) {
                 f.user = Some(target);
+                f.doer = Some(user);
             }
         }
         "data_export" => {
@@ -504,23 +634,28 @@ pub(super) fn falco(event: &mut Event<'_>, fields: &Fields<'_>, body: &Body<'_>)
         };
         let field =
             |name: &str| look.value("output_fields")?.get(name).and_then(Value::word).map(Cow::into_owned);
-        let ip = field("fd.cip").or_else(|| field("fd.rip")).or_else(|| field("ka.sourceips"));
-        let parts = [field("k8s.ns.name"), field("k8s.pod.name"), field("container.id")];
-        let resource = parts.into_iter().flatten().filter(|p| p != "<NA>").collect::<Vec<_>>().join("/");
-        let user = field("user.name").or_else(|| field("ka.user.name")).filter(|u| u != "<NA>");
+        let any =
+            |names: &[&str]| names.iter().find_map(|n| field(n).filter(|v| !matches!(&**v, "" | "<NA>")));
+        let ip = any(&["fd.cip", "fd.rip", "ka.sourceips", "ct.srcip"]);
+        let parts = ["k8s.ns.name", "k8s.pod.name", "container.id"].iter().filter_map(|n| any(&[n]));
+        let resource = parts.collect::<Vec<_>>().join("/");
+        // Who logged in tells more than who they became.
+        let user = any(&["user.loginname", "user.name", "ka.user.name", "ct.user"]);
         let mut f = Found {
             event_type: "suspicious_activity",
             action: "detect".into(),
             user,
             ip,
-            resource: Some(resource).filter(|r| !r.is_empty()).or_else(|| field("fd.name")),
-            ok: false,
+            resource: Some(resource)
+                .filter(|r| !r.is_empty())
+                .or_else(|| any(&["fd.name", "ka.target.name"])),
+            ok: Some(false),
             time: look.text("time").and_then(|t| Time::parse_rfc3339(&t)),
             ..Found::default()
         };
         f.texts.push(("type", rule));
         if let Some(output) = look.text("output") {
-            f.texts.push(("details", output));
+            f.texts.push(("details", super::cut(&output).to_owned()));
         }
         f.texts.push(("severity", priority));
         f.ints.push(("risk_score", risk));

@@ -18,6 +18,8 @@ use waxseal_trail::record::Member;
 pub(crate) struct Fields<'a> {
     pub(crate) line: Option<Value<'a>>,
     pub(crate) host: Option<Value<'a>>,
+    /// Who asked, of an access log whose parser calls that `host` (Fluent Bit's `apache2`).
+    pub(crate) client: Option<Value<'a>>,
     pub(crate) program: Option<Value<'a>>,
     pub(crate) pid: Option<Value<'a>>,
     pub(crate) kubernetes: Option<Value<'a>>,
@@ -29,6 +31,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) event_name: Option<Value<'a>>,
     pub(crate) event_source: Option<Value<'a>>,
     pub(crate) records: Option<Value<'a>>,
+    pub(crate) detail: Option<Value<'a>>,
     pub(crate) rule: Option<Value<'a>>,
     pub(crate) output_fields: Option<Value<'a>>,
     pub(crate) method: Option<Value<'a>>,
@@ -59,6 +62,7 @@ impl<'a> Fields<'a> {
                 b"eventName" => &mut f.event_name,
                 b"eventSource" => &mut f.event_source,
                 b"Records" => &mut f.records,
+                b"detail" => &mut f.detail,
                 b"rule" => &mut f.rule,
                 b"output_fields" => &mut f.output_fields,
                 b"method" => &mut f.method,
@@ -68,9 +72,25 @@ impl<'a> Fields<'a> {
             };
             *slot = Some(field.value);
         }
+        if f.method.is_some()
+            && f.code.is_some()
+            && event.source("host").is_some_and(|h| Some(h) == f.host && is_address(h))
+        {
+            f.client = f.host.take();
+        }
         f.line = line.into_iter().flatten().find(|v| v.kind() == Kind::String);
         f
     }
+}
+
+/// The beginning of a text that is told beside the line that it stands in: an event must not grow by what it says twice.
+pub(crate) fn cut(text: &str) -> &str {
+    const MOST: usize = 2048;
+    if text.len() <= MOST { text } else { &text[..text.floor_char_boundary(MOST)] }
+}
+
+fn is_address(v: Value<'_>) -> bool {
+    v.str().is_some_and(|t| t.parse::<std::net::IpAddr>().is_ok())
 }
 
 /// What an event carries as text: a line, or a JSON object.
@@ -84,9 +104,19 @@ pub(crate) struct Body<'a> {
 impl<'a> Body<'a> {
     pub(crate) fn of(fields: &Fields<'a>) -> Body<'a> {
         let text = fields.line.and_then(Value::str).unwrap_or_default();
+        let cut = |t: &str| {
+            let t = t.trim_end_matches(['\n', '\r']);
+            (t.len() - without_cri(t).len(), t.len())
+        };
         let text = match text {
-            Cow::Borrowed(t) => Cow::Borrowed(t.trim_end_matches(['\n', '\r'])),
-            Cow::Owned(t) => Cow::Owned(t.trim_end_matches(['\n', '\r']).to_owned()),
+            Cow::Borrowed(t) => {
+                let (from, to) = cut(t);
+                Cow::Borrowed(&t[from..to])
+            }
+            Cow::Owned(t) => {
+                let (from, to) = cut(&t);
+                Cow::Owned(t[from..to].to_owned())
+            }
         };
         let object = text.trim_start().starts_with('{') && Value::checked(&text).is_some();
         Body { text, object }
@@ -103,6 +133,17 @@ impl<'a> Body<'a> {
     }
 }
 
+/// A container's line without what its runtime puts before it: `2024-05-01T10:00:00.123456789Z stdout F `.
+fn without_cri(line: &str) -> &str {
+    let mut words = line.splitn(4, ' ');
+    let (Some(time), Some("stdout" | "stderr"), Some("F"), Some(rest)) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return line;
+    };
+    if waxseal_trail::time::Time::parse_rfc3339(time).is_some() { rest } else { line }
+}
+
 /// Makes the event one of the schema; says whether it is one now.
 pub(crate) fn run(config: &Config, event: &mut Event<'_>, fields: &Fields<'_>, body: &Body<'_>) -> bool {
     let by_tag = config.by_tag.iter().find(|(pattern, _)| glob(pattern, event.tag())).map(|(_, n)| *n);
@@ -111,6 +152,9 @@ pub(crate) fn run(config: &Config, event: &mut Event<'_>, fields: &Fields<'_>, b
     } else if config.mappings.iter().any(|m| m.run(event, body.json(), &config.clock)) {
         return is_classified(event);
     }
+    let given = fields.program.and_then(Value::str);
+    let pid = fields.pid.and_then(Value::word);
+    let said = syslog::Line::of(body.line(), given.as_deref(), pid.as_deref(), &config.clock, event.time());
     let runs = |n: Normaliser| by_tag.map_or_else(|| config.normalisers.contains(&n), |b| b == n);
     for n in Normaliser::ALL {
         if !runs(n) {
@@ -121,10 +165,10 @@ pub(crate) fn run(config: &Config, event: &mut Event<'_>, fields: &Fields<'_>, b
             Normaliser::KubernetesAudit => cloud::kubernetes(event, fields, body),
             Normaliser::Cloudtrail => cloud::cloudtrail(event, fields, body),
             Normaliser::Falco => cloud::falco(event, fields, body),
-            Normaliser::Auditd => auditd::run(event, body),
-            Normaliser::Pgaudit => pgaudit::run(event, fields, body, &config.clock),
-            Normaliser::Syslog => syslog::run(event, fields, body, &config.clock),
-            Normaliser::Access => access::run(event, fields, body, &config.clock),
+            Normaliser::Auditd => auditd::run(event, &said),
+            Normaliser::Pgaudit => pgaudit::run(event, fields, body, &said, &config.clock),
+            Normaliser::Syslog => syslog::run(event, fields, &said),
+            Normaliser::Access => access::run(event, fields, body, &said, &config.clock),
         };
         if done {
             event.explain(|| format!("normaliser {} knows it", n.name()));
@@ -202,7 +246,10 @@ fn finish_native(event: &mut Event<'_>) {
 pub(crate) struct Say<'s> {
     pub(crate) category: &'s str,
     pub(crate) event_type: &'s str,
+    /// Whom it is about.
     pub(crate) user: Option<&'s str>,
+    /// Who did it, where that is not (or need not be) whom it is about.
+    doer: Option<Option<&'s str>>,
     pub(crate) action: &'s str,
     pub(crate) resource: Option<&'s str>,
     pub(crate) result: &'s str,
@@ -213,11 +260,17 @@ impl<'s> Say<'s> {
     /// Of a type of the schema.
     pub(crate) fn new(event_type: &'s str, action: &'s str) -> Say<'s> {
         let category = schema::by_type(event_type).map_or("unclassified", |k| k.category);
-        Say { category, event_type, user: None, action, resource: None, result: "", ip: None }
+        Say { category, event_type, user: None, doer: None, action, resource: None, result: "", ip: None }
     }
 
     pub(crate) fn user(mut self, user: impl Into<Option<&'s str>>) -> Self {
         self.user = user.into().filter(|u| !u.is_empty());
+        self
+    }
+
+    /// Who did it; `None` if nobody says.
+    pub(crate) fn by(mut self, doer: impl Into<Option<&'s str>>) -> Self {
+        self.doer = Some(doer.into().filter(|u| !u.is_empty()));
         self
     }
 
@@ -227,12 +280,19 @@ impl<'s> Say<'s> {
     }
 
     pub(crate) fn ip(mut self, ip: impl Into<Option<&'s str>>) -> Self {
-        self.ip = ip.into().filter(|i| i.parse::<std::net::IpAddr>().is_ok());
+        // An interface's name may follow (RFC 4007 section 11).
+        let address = |i: &'s str| i.split('%').next().filter(|i| i.parse::<std::net::IpAddr>().is_ok());
+        self.ip = ip.into().and_then(address);
         self
     }
 
-    pub(crate) fn result(mut self, ok: bool) -> Self {
-        self.result = if ok { "success" } else { "failure" };
+    /// How it ended; `None` if nobody says.
+    pub(crate) fn result(mut self, ok: impl Into<Option<bool>>) -> Self {
+        self.result = match ok.into() {
+            Some(true) => "success",
+            Some(false) => "failure",
+            None => "",
+        };
         self
     }
 
@@ -244,8 +304,10 @@ impl<'s> Say<'s> {
             event.set(Member::Action, self.action);
         }
         if let Some(user) = self.user {
-            event.set(Member::Actor, user);
             event.add("user_id", user);
+        }
+        if let Some(doer) = self.doer.unwrap_or(self.user) {
+            event.set(Member::Actor, doer);
         }
         if let Some(resource) = self.resource {
             event.set(Member::Resource, resource);
