@@ -690,7 +690,7 @@ fn put_in(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 /// As [`put_in`], for what goes deeper than it stood: nested too deeply for a record, it goes as text.
 fn put_aside(name: &[u8], value: Value<'_>, out: &mut Vec<u8>) {
     if matches!(value.kind(), Kind::Array | Kind::Object)
-        && value.depth() > waxseal_trail::record::MAX_DEPTH - 4
+        && value.depth() > waxseal_trail::record::MAX_DEPTH - 3
     {
         let mut text = Vec::with_capacity(value.text().len() + 2);
         write_string(&String::from_utf8_lossy(value.text()), &mut text);

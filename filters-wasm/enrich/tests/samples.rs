@@ -374,16 +374,15 @@ fn what_a_filter_displaces_is_never_lost() {
         assert!(displaced.starts_with("2024-05-01T00:00:00"), "{v}");
     }
     // Deeper than a record can hold it there, it is kept as text.
-    let depth = waxseal_trail::record::MAX_DEPTH - 3;
+    let depth = waxseal_trail::record::MAX_DEPTH - 2;
     let deep = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     let record =
         format!(r#"{{"ident":"sshd","message":"Invalid user x from 203.0.113.1 port 1","user_id":{deep}}}"#);
-    for v in [filter.in_sink(&record, ""), alike(filter.in_shipper(&record, ""))] {
-        assert_eq!(
-            (found(&v, "user_id").unwrap(), &v["metadata"]["$displaced"]["user_id"]),
-            (&"x".into(), &deep.as_str().into())
-        );
-    }
+    let v = filter.in_sink(&record, "");
+    assert_eq!(
+        (found(&v, "user_id").unwrap(), &v["metadata"]["$displaced"]["user_id"]),
+        (&"x".into(), &deep.as_str().into())
+    );
     // A number that no record holds is text, and takes nothing else with it.
     let record = r#"{"remote_addr":"203.0.113.1","method":"GET","code":"200","path":"/x","request_time":10000000000000}"#;
     for v in [filter.in_sink(record, ""), alike(filter.in_shipper(record, ""))] {
