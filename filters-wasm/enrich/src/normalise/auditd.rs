@@ -57,6 +57,44 @@ fn syscall<'n>(arch: &str, n: &'n str) -> &'n str {
 /// Who passes the daemon's records on, by syslog or the journal.
 const PROGRAMS: [&str; 6] = ["", "audit", "auditd", "audispd", "audisp-syslog", "audisp-remote"];
 
+/// What is looked for in a record: a hostile one may have any number of other names.
+const NAMES: [&str; 34] = [
+    "acct",
+    "addr",
+    "apparmor",
+    "arch",
+    "auid",
+    "AUID",
+    "cmd",
+    "comm",
+    "denied_mask",
+    "dest",
+    "exe",
+    "exit",
+    "grp",
+    "id",
+    "ID",
+    "key",
+    "name",
+    "new-role",
+    "op",
+    "operation",
+    "path",
+    "permissive",
+    "profile",
+    "res",
+    "result",
+    "scontext",
+    "selected-context",
+    "ses",
+    "success",
+    "syscall",
+    "SYSCALL",
+    "tclass",
+    "uid",
+    "UID",
+];
+
 /// The names and values of a record.
 #[derive(Default)]
 struct Record<'r>(Vec<(&'r str, Cow<'r, str>, bool)>);
@@ -75,7 +113,15 @@ impl<'r> Record<'r> {
             Some((outer, inner)) => (outer, inner.strip_suffix('\'').unwrap_or(inner)),
             None => (raw, ""),
         };
-        Record(quoted_values(outer).chain(quoted_values(inner)).chain(quoted_values(names)).collect())
+        let mut all: Record<'r> = Record::default();
+        for (name, value, quoted) in
+            quoted_values(outer).chain(quoted_values(inner)).chain(quoted_values(names))
+        {
+            if NAMES.contains(&name) && all.raw(name).is_none() {
+                all.0.push((name, value, quoted));
+            }
+        }
+        all
     }
 
     fn raw(&self, name: &str) -> Option<(&Cow<'r, str>, bool)> {

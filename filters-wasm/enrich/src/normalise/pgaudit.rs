@@ -129,7 +129,8 @@ pub(super) fn run(
             let found = levels.iter().filter_map(|l| line.find(&format!("{l}:  ")).map(|at| (at, *l)));
             let Some((at, level)) = found.min() else { return false };
             let before = line[..at].chars().next_back();
-            if before.is_some_and(|c| !matches!(c, ' ' | ':' | ',' | ']')) {
+            // No server's prefix is longer than what is cut elsewhere.
+            if at > cut(line).len() || before.is_some_and(|c| !matches!(c, ' ' | ':' | ',' | ']')) {
                 return false;
             }
             (&line[..at], &line[at + level.len() + 3..], level)
@@ -301,7 +302,7 @@ fn role(
     const ATTRIBUTES: [&str; 8] =
         ["SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS", "INHERIT", "LOGIN", "PASSWORD"];
     let (by, client) = (a.user.as_deref(), a.client.as_deref());
-    let all = tokens(statement);
+    let all = tokens(cut(statement));
     let at = |word: &str| all.iter().position(|w| w.eq_ignore_ascii_case(word));
     // A list ends at a word of the grammar.
     let list = |from: usize| -> Vec<&str> {
