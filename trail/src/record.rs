@@ -581,6 +581,9 @@ impl Name<'_> {
     }
 }
 
+/// A member of the metadata that is there: its name, the name as it stands there, its value.
+type Old<'n> = (Name<'n>, &'n [u8], &'n [u8]);
+
 /// What a filter makes of an event.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
@@ -702,10 +705,7 @@ impl Rewriter {
     }
 
     /// The next of the metadata's members: its name, the name as it stands there, its value.
-    fn next<'n>(
-        &mut self,
-        members: &mut scan::Members<'n>,
-    ) -> Result<Option<(Name<'n>, &'n [u8], &'n [u8])>, Malformed> {
+    fn next<'n>(&mut self, members: &mut scan::Members<'n>) -> Result<Option<Old<'n>>, Malformed> {
         let Some((raw, value)) = members.next() else { return Ok(None) };
         Ok(Some((self.name(raw, true)?, raw, value)))
     }

@@ -610,7 +610,8 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
     // are what they were after the time before.
     let mut before: Option<(Stamps, statement::Filter)> = None;
     for _ in 0..5 {
-        let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanos) = now();
+        let began = Duration::new(u64::try_from(seconds).unwrap_or(0), nanos);
         let mut stamps = Stamps::new();
         for path in [&settings.module, &settings.config]
             .into_iter()
@@ -654,9 +655,9 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
         let identity = statement::Filter { name: about.name.clone(), module: digest, config, data };
         let same = again(&stamps) == stamps;
         let old = stamps.iter().all(|(_, s)| s.is_some_and(|s| s.is_older_than(began)));
-        let now = (stamps, identity);
-        if same && (old || before.as_ref() == Some(&now)) {
-            let (stamps, identity) = now;
+        let read = (stamps, identity);
+        if same && (old || before.as_ref() == Some(&read)) {
+            let (stamps, identity) = read;
             return Ok(Loaded {
                 module,
                 identity: Arc::new(identity),
@@ -668,7 +669,7 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
                 refused: None,
             });
         }
-        before = Some(now);
+        before = Some(read);
     }
     Err(at(&settings.config, "it or its data change all the time".into()))
 }

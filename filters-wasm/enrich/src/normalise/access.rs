@@ -86,7 +86,7 @@ fn who(text: &str) -> Option<(&str, &str)> {
         match word.trim_end_matches(',') {
             w if w.parse::<IpAddr>().is_ok() => ip = Some(w),
             // A virtual host comes first; a client may be named.
-            _ if skipped > 0 || !after.split(' ').next()?.trim_end_matches(',').parse::<IpAddr>().is_ok() => {
+            _ if skipped > 0 || after.split(' ').next()?.trim_end_matches(',').parse::<IpAddr>().is_err() => {
                 break;
             }
             _ => {}

@@ -164,9 +164,9 @@ fn put(event: &mut Event<'_>, all: &[Found], embedded: bool, list: &str) -> bool
 }
 
 /// What all say; the default if they differ.
-fn shared<'f, T: PartialEq + Default>(many: &'f [Found], of: impl Fn(&'f Found) -> &'f T) -> Cow<'f, T>
+fn shared<'f, T>(many: &'f [Found], of: impl Fn(&'f Found) -> &'f T) -> Cow<'f, T>
 where
-    T: Clone,
+    T: Clone + PartialEq + Default,
 {
     let first = of(&many[0]);
     if many.iter().all(|f| of(f) == first) { Cow::Borrowed(first) } else { Cow::Owned(T::default()) }
