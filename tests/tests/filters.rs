@@ -426,13 +426,17 @@ fn memory_is_flat() {
     println!("{events} events, {} KiB", after_first >> 10);
 }
 
+/// Marks every event; two at once are a trap.
+fn ends_on_two(dir: &Path) -> Settings {
+    let two = "(if (i32.eq (i32.load (i32.const 65536)) (i32.const 2)) (then unreachable)) (local.set $o (i32.const 3145728))";
+    bad(dir, "two", &marking().replacen("(local.set $o (i32.const 3145728))", two, 1))
+}
+
 /// A module that ended is started with the files as they are then, and what ran is said of the whole chunk.
 #[test]
 fn a_module_that_is_started_again_says_what_it_read() {
     let dir = tempfile::tempdir().unwrap();
-    let two = "(if (i32.eq (i32.load (i32.const 65536)) (i32.const 2)) (then unreachable)) (local.set $o (i32.const 3145728))";
-    let body = marking().replacen("(local.set $o (i32.const 3145728))", two, 1);
-    let settings = bad(dir.path(), "two", &body);
+    let settings = ends_on_two(dir.path());
     let config = settings.config.clone();
     let filter = Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), settings).unwrap();
     let first = filter.identity();
@@ -455,9 +459,7 @@ fn a_module_that_is_started_again_says_what_it_read() {
 #[test]
 fn nothing_runs_under_digests_that_are_not_its_own() {
     let dir = tempfile::tempdir().unwrap();
-    let two = "(if (i32.eq (i32.load (i32.const 65536)) (i32.const 2)) (then unreachable)) (local.set $o (i32.const 3145728))";
-    let body = marking().replacen("(local.set $o (i32.const 3145728))", two, 1);
-    let settings = bad(dir.path(), "half", &body);
+    let settings = ends_on_two(dir.path());
     let (module, config) = (settings.module.clone(), settings.config.clone());
     let filter = Wasm::load(Arc::new(Runtime::new(Process::Own).unwrap()), settings).unwrap();
     let first = filter.identity();

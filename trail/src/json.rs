@@ -3,7 +3,7 @@
 use crate::number;
 use crate::tape::{
     Doc, Fault, Form, MAX_INPUT, Node, Span, Tape, Writer, clean_prefix, number_node, plain_ascii_prefix,
-    quote, utf16_cmp, utf16_key,
+    quote, utf16_cmp,
 };
 
 /// Parses one JSON text (whitespace around it allowed) onto `tape`.
@@ -99,12 +99,6 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
 /// The order of two names in one object: by their UTF-16 code units (RFC 8785 section 3.2.3). Both are UTF-8.
 pub fn compare_names(a: &[u8], b: &[u8]) -> core::cmp::Ordering {
     utf16_cmp(a, b)
-}
-
-/// The beginning of a name as a number: of two names whose numbers differ, the one with the smaller comes first in the order of
-/// [`compare_names`].
-pub fn name_key(name: &[u8]) -> u64 {
-    utf16_key(name)
 }
 
 /// Appends a finite number as RFC 8785 writes it; nothing if it is not finite.

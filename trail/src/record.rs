@@ -11,7 +11,7 @@ use crate::json;
 use crate::msgpack;
 use crate::scan::{self, string_end};
 pub use crate::tape::{Builder, Fault, MAX_DEPTH, MAX_RECORD, RESERVED};
-use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, is_plain_ascii, quote, utf16_cmp};
+use crate::tape::{Doc, Form, Node, Tape, Writer, base64url, is_plain_ascii, quote, utf16_cmp, utf16_key};
 use crate::time::Time;
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -713,7 +713,7 @@ impl Rewriter {
     /// A name of one of the metadata's members, as it is compared; `known`: it is canonical.
     fn name<'n>(&mut self, raw: &'n [u8], known: bool) -> Result<Name<'n>, Malformed> {
         if !raw.contains(&b'\\') && (known || is_plain_ascii(raw, 0, raw.len())) {
-            return Ok(Name { key: json::name_key(raw), text: Cow::Borrowed(raw) });
+            return Ok(Name { key: utf16_key(raw), text: Cow::Borrowed(raw) });
         }
         let quoted = [b"\"", raw, b"\""].concat();
         if !json::parse_canonical(&quoted, 1, &mut self.tape)? {
@@ -721,7 +721,7 @@ impl Rewriter {
         }
         let doc = Doc { input: &quoted, tape: &self.tape };
         let text = doc.string(0).ok_or(Malformed::NotCanonical)?.to_vec();
-        Ok(Name { key: json::name_key(&text), text: Cow::Owned(text) })
+        Ok(Name { key: utf16_key(&text), text: Cow::Owned(text) })
     }
 
     /// What is to be the metadata, or the value of one of their members: nested so deep at most.

@@ -134,13 +134,13 @@ impl<'a> Event<'a> {
         e
     }
 
-    /// Takes the list `$enriched` of a filter before this one; says whether it is one.
-    fn take_marks(&mut self, value: Value<'a>) -> bool {
+    /// Takes the list `$enriched` of a filter before this one, if it is one.
+    fn take_marks(&mut self, value: Value<'a>) {
         let names = value.elements().map(Value::str).collect::<Option<Vec<_>>>();
-        let Some(names) = names.filter(|_| value.kind() == Kind::Array) else { return false };
-        self.marks = names;
-        self.marks_text = Some(value);
-        true
+        if let Some(names) = names.filter(|_| value.kind() == Kind::Array) {
+            self.marks = names;
+            self.marks_text = Some(value);
+        }
     }
 
     /// Whether a filter before this one said what stands under a name. In a shipper anyone can claim so.
@@ -409,14 +409,12 @@ impl<'a> Event<'a> {
         self.explanation.as_ref().map(|all| all.join("\n"))
     }
 
-    /// The names of what this filter added, in order.
-    fn names(&self) -> Vec<(u64, &str)> {
+    /// The names of what was added, by this filter and those before it, in order.
+    fn names(&self) -> Vec<&str> {
         let members = (0..MEMBERS).filter(|m| self.set[*m].is_some()).filter_map(Member::at);
         let added = self.added.iter().map(|(n, _)| n.as_ref());
         let before = self.marks.iter().map(AsRef::as_ref);
-        let mut names: Vec<(u64, &str)> = Vec::with_capacity(MEMBERS + self.added.len());
-        let all = members.map(|m| -> &str { m.name() }).chain(added).chain(before);
-        names.extend(all.map(|n| (byte_key(n), n)));
+        let mut names: Vec<&str> = members.map(|m| -> &str { m.name() }).chain(added).chain(before).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -445,18 +443,6 @@ impl<'a> Event<'a> {
         self.added.iter().any(|(n, _)| n.as_bytes() == name)
     }
 
-    /// As a JSON list.
-    fn write_names(&self, out: &mut Vec<u8>) {
-        out.push(b'[');
-        for (i, (_, name)) in self.names().iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            write_string(name, out);
-        }
-        out.push(b']');
-    }
-
     /// What is set, and the names of what is added, as they were: two events for which this is the same have the same
     /// [`Order`].
     fn write_key(&self, out: &mut Vec<u8>) {
@@ -479,7 +465,7 @@ impl<'a> Event<'a> {
             quoted[1..quoted.len() - 1].into()
         };
         let mut marks = Vec::new();
-        self.write_names(&mut marks);
+        write_list(self.names().into_iter(), &mut marks);
         Order {
             key: key.into(),
             places: all.iter().map(|(name, i)| (*i, quoted(name))).collect(),
@@ -744,11 +730,16 @@ pub fn decoded(raw: &[u8]) -> Cow<'_, [u8]> {
         .map_or(Cow::Borrowed(raw), |t| t.into_owned().into_bytes().into())
 }
 
-/// The beginning of a text as a number that sorts as its bytes do.
-fn byte_key(text: &str) -> u64 {
-    let mut key = [0; 8];
-    key.iter_mut().zip(text.bytes()).for_each(|(k, c)| *k = c);
-    u64::from_be_bytes(key)
+/// Appends a list of texts.
+pub fn write_list<'t>(all: impl Iterator<Item = &'t str>, out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (i, text) in all.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_string(text, out);
+    }
+    out.push(b']');
 }
 
 /// An object that is written name by name, in any order.

@@ -20,9 +20,8 @@ use config::Config;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use times::Read;
-use waxseal_filter_abi::event::{Ids, Object, mixed};
+use waxseal_filter_abi::event::{Ids, Object, mixed, write_list};
 use waxseal_filter_abi::{Event, Filter, Value};
-use waxseal_trail::json::write_string;
 use waxseal_trail::record::Member;
 
 /// The filter.
@@ -109,16 +108,7 @@ pub(crate) fn add_list<'t>(
     name: impl Into<Cow<'static, str>>,
     all: impl Iterator<Item = &'t str>,
 ) {
-    event.add_json(name, |out| {
-        out.push(b'[');
-        for (i, text) in all.enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            write_string(text, out);
-        }
-        out.push(b']');
-    });
+    event.add_json(name, |out| write_list(all, out));
 }
 
 /// Gives an event its time, and says what was assumed of it.

@@ -335,7 +335,7 @@ impl Wasm {
     fn restart(&self, loaded: &mut Loaded) -> Result<(), String> {
         let before = unchanged(loaded, &self.settings);
         if let Some(stamps) = &before {
-            let running = start(&self.runtime, &loaded.module, &self.settings)?;
+            let (running, _) = start(&self.runtime, &loaded.module, &self.settings)?;
             if unchanged(loaded, &self.settings).as_ref() == Some(stamps) {
                 loaded.running = Some(running);
                 return Ok(());
@@ -514,11 +514,8 @@ const TABLE: usize = 1 << 16;
 /// Reading a configuration and its data may take so long.
 const CONFIGURE: Duration = Duration::from_secs(60);
 
-fn start(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<Running, String> {
-    configured(runtime, module, settings).map(|(running, _)| running)
-}
-
-fn configured(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<(Running, About), String> {
+/// Starts a module and lets it read its configuration; with what it says of itself.
+fn start(runtime: &Runtime, module: &Module, settings: &Settings) -> Result<(Running, About), String> {
     let what = |e: wasmtime::Error| format!("{}: {e:#}", settings.module.display());
     let mut linker: Linker<Host> = Linker::new(&runtime.engine);
     wasmtime_wasi::p1::add_to_linker_sync(&mut linker, |h| &mut h.wasi).map_err(what)?;
@@ -640,7 +637,7 @@ fn load(runtime: &Runtime, settings: &Settings, had: Option<&(Hash, Module)>) ->
                 None => compile(runtime, settings, &wasm, digest)?,
             },
         };
-        let (running, about) = configured(runtime, &module, settings)?;
+        let (running, about) = start(runtime, &module, settings)?;
         let config = hash_file(&settings.config)?;
         let mut data = Vec::new();
         for (name, path) in &about.data {

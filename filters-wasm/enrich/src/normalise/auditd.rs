@@ -265,11 +265,12 @@ fn says(event: &mut Event<'_>, kind: &str, r: &Record<'_>, rest: &str) -> bool {
             Say::new("logout", "logout").user(named.or(login)).ip(addr).result(ok).to(event);
         }
         "USER_CHAUTHTOK" => {
-            Say::new("password_change", "change_password").user(named).by(doer).ip(addr).result(ok).to(event);
-            event.add("method", op.or(exe).unwrap_or("passwd"));
-            if let Some(by) = doer {
-                event.add("requester_id", by);
-            }
+            let method = op.or(exe).unwrap_or("passwd");
+            Say::new("password_change", "change_password")
+                .user(named)
+                .ip(addr)
+                .result(ok)
+                .changing(event, method, doer);
         }
         "USER_CMD" => {
             let command = r.text("cmd");
@@ -352,11 +353,8 @@ fn role_assignment(
     role: Option<&str>,
     ok: Option<bool>,
 ) {
-    Say::new("role_assignment", action).user(user).by(doer).resource(role).result(ok).to(event);
-    event.add("role", role.unwrap_or("unknown"));
-    if let Some(by) = doer {
-        event.add("assigned_by", by);
-    }
+    let say = Say::new("role_assignment", action).user(user).resource(role).result(ok);
+    say.assigning(event, role.unwrap_or("unknown"), doer);
 }
 
 /// What SELinux, AppArmor and seccomp say.

@@ -139,7 +139,7 @@ fn put(event: &mut Event<'_>, all: &[Found], embedded: bool, list: &str) -> bool
             match of_all(many) {
                 Some(all) => all.put(event, embedded),
                 None => {
-                    let user = shared(many, |f| &f.user).clone();
+                    let user = shared(many, |f| &f.user);
                     let ok = succeeded(many);
                     Say::new("api_call", "list").user(user.as_deref()).result(ok).to(event);
                     event.add("endpoint", list);

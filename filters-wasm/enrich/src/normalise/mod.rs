@@ -296,6 +296,24 @@ impl<'s> Say<'s> {
         self
     }
 
+    /// Says that a role was given or taken, and by whom.
+    pub(crate) fn assigning(self, event: &mut Event<'_>, role: &str, by: Option<&'s str>) {
+        self.by(by).to(event);
+        event.add("role", role);
+        if let Some(by) = by {
+            event.add("assigned_by", by);
+        }
+    }
+
+    /// Says that a password was changed, how, and by whom.
+    pub(crate) fn changing(self, event: &mut Event<'_>, method: &str, by: Option<&'s str>) {
+        self.by(by).to(event);
+        event.add("method", method);
+        if let Some(by) = by {
+            event.add("requester_id", by);
+        }
+    }
+
     /// Says it.
     pub(crate) fn to(&self, event: &mut Event<'_>) {
         event.set(Member::Category, self.category);

@@ -316,17 +316,12 @@ fn role(
     let assign = |event: &mut Event<'_>, to: &[&str], role: &str| {
         Say::new("role_assignment", command)
             .user(to.first().copied())
-            .by(by)
             .resource(object)
             .ip(client)
             .result(true)
-            .to(event);
-        event.add("role", role);
+            .assigning(event, role, by);
         if to.len() > 1 {
             crate::add_list(event, "assigned_to", to.iter().copied());
-        }
-        if let Some(by) = by {
-            event.add("assigned_by", by);
         }
     };
     // `ALTER ROLE bob …`: the name, and what is said of it.
@@ -353,11 +348,11 @@ fn role(
         }
         "DROP" => changes(event, "data_delete"),
         "ALTER" if said == ["PASSWORD"] => {
-            Say::new("password_change", command).user(name).by(by).ip(client).result(true).to(event);
-            event.add("method", "sql");
-            if let Some(by) = by {
-                event.add("requester_id", by);
-            }
+            Say::new("password_change", command)
+                .user(name)
+                .ip(client)
+                .result(true)
+                .changing(event, "sql", by);
         }
         "ALTER" if said.is_empty() => changes(event, "data_write"),
         "CREATE" if at("IN").is_some_and(|i| i > 2) => {

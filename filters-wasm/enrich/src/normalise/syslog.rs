@@ -438,7 +438,8 @@ fn pam_says(event: &mut Event<'_>, module: &str, service: &str, kind: &str, text
         }
         // `received for user alice: 7 (Authentication failure)`
         _ if text.starts_with("received for user ") => {
-            let (user, why) = text["received for user ".len()..].split_once(": ").unwrap_or((text, ""));
+            let rest = &text["received for user ".len()..];
+            let (user, why) = rest.split_once(": ").unwrap_or((rest, ""));
             let why = why.split_once('(').and_then(|(_, r)| r.strip_suffix(')')).unwrap_or(why);
             login(event, Some(user), None, false, service, why)
         }
@@ -625,19 +626,15 @@ fn accounts(event: &mut Event<'_>, program: &str, text: &str) -> bool {
             true
         };
     let assigned = |event: &mut Event<'_>, action: &str, user: &str, group: &str, by: Option<&str>| {
-        Say::new("role_assignment", action).user(user).by(by).resource(group).result(true).to(event);
-        event.add("role", group);
-        if let Some(by) = by {
-            event.add("assigned_by", by);
-        }
+        Say::new("role_assignment", action)
+            .user(user)
+            .resource(group)
+            .result(true)
+            .assigning(event, group, by);
         true
     };
     let password = |event: &mut Event<'_>, user: &str, by: Option<&str>| {
-        Say::new("password_change", "change_password").user(user).by(by).result(true).to(event);
-        event.add("method", program);
-        if let Some(by) = by {
-            event.add("requester_id", by);
-        }
+        Say::new("password_change", "change_password").user(user).result(true).changing(event, program, by);
         true
     };
     // `new user: name=bob, UID=1002, …`, `group added to /etc/group: name=docker, GID=998`
