@@ -491,6 +491,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::disallowed_methods)] // a test's list, no evidence
     fn list(text: &str, kind: Option<Kind>) -> Threat {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list.txt");
