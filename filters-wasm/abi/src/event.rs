@@ -473,8 +473,9 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Appends the changes as [`crate::wire`] has them.
-    pub fn write_changes(&self, orders: &mut Orders, out: &mut Vec<u8>) {
+    /// Appends the changes as [`crate::wire`] has them. `masked`: members whose text is another, in place of what the source
+    /// said (the event was made with it).
+    pub fn write_changes(&self, masked: &[(Member, Vec<u8>)], orders: &mut Orders, out: &mut Vec<u8>) {
         let at = out.len();
         out.extend_from_slice(&[0; 4]);
         let mut count = 0u32;
@@ -489,6 +490,9 @@ impl<'a> Event<'a> {
         };
         if let Some(text) = self.explanation() {
             change(crate::wire::EXPLANATION, out, &mut |o| o.extend_from_slice(text.as_bytes()));
+        }
+        for (m, text) in masked {
+            change(*m as u32, out, &mut |o| o.extend_from_slice(text));
         }
         if self.is_changed() {
             for (m, range) in self.set.iter().enumerate() {
@@ -683,6 +687,15 @@ fn put_aside(name: &[u8], value: Value<'_>, out: &mut Vec<u8>) {
         return put_in(name, &text, out);
     }
     put_in(name, value.text(), out);
+}
+
+/// Appends what stands for a record that a filter may not let pass: one JSON object, without a byte of it.
+pub fn put_withheld(filter: &str, reason: &str, bytes: usize, out: &mut Vec<u8>) {
+    let mut held = Object::default();
+    held.text("filter", filter).text("reason", reason).json("bytes", bytes.to_string().into());
+    out.extend_from_slice(b"{\"message\":\"withheld by a filter\",\"$withheld\":");
+    held.write(out);
+    out.push(b'}');
 }
 
 /// A number as JSON, or as text where a double of it is not exact to everyone (RFC 8785 section 3.2.2.3).

@@ -1,9 +1,9 @@
 //! What a module exports, and all the `unsafe` there is: memory that a host reads and writes.
 #![cfg_attr(target_family = "wasm", allow(unsafe_code))] // the host's memory interface; each block has its reason
 
-use crate::event::{Event, Orders};
+use crate::event::Orders;
 use crate::wire::{self, Reader};
-use crate::{About, Configured, Filter};
+use crate::{About, Configured, Filter, Record, Shipped};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use waxseal_trail::record::MEMBERS;
@@ -29,8 +29,6 @@ type Stamp = Option<(u64, Option<SystemTime>)>;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// And the clock every so many records: a look costs a call into the host.
 const RECORDS: u32 = 64;
-/// A shipper's larger records go on as they are: no record of a trail is larger, and the sink seals them as text.
-const MAX_RECORD: usize = waxseal_trail::record::MAX_RECORD;
 
 fn now() -> Duration {
     #[allow(clippy::disallowed_methods)] // the host's clock, by WASI
@@ -148,15 +146,19 @@ impl<F: Filter> Module<F> {
         self.output.shrink_to(1 << 20);
         let tag = String::from_utf8_lossy(tag);
         let time = Time::from_unix(i64::from(sec), nsec.min(999_999_999));
-        let event = (record.len() <= MAX_RECORD)
-            .then(|| Event::of_shipper(&tag, time, time.unwrap_or(Time::MIN), record))
-            .flatten();
-        let (Some(mut event), Some(filter)) = (event, &mut self.filter) else {
-            self.output.extend_from_slice(record);
-            return;
-        };
-        filter.run(&mut event);
-        event.write_record(record, &mut self.orders, &mut self.output);
+        let shipped = Shipped { tag: &tag, time, now: time.unwrap_or(Time::MIN), record };
+        match &mut self.filter {
+            Some(filter) => filter.shipped(&shipped, &mut self.orders, &mut self.output),
+            None if F::FAILS_CLOSED => {
+                crate::event::put_withheld(
+                    F::NAME,
+                    "it has no configuration",
+                    record.len(),
+                    &mut self.output,
+                );
+            }
+            None => self.output.extend_from_slice(record),
+        }
     }
 
     /// Memory for what the host hands over.
@@ -208,12 +210,14 @@ impl<F: Filter> Module<F> {
             let own = text.get(r.int()? as usize..r.int()? as usize)?;
             let own = if own.is_empty() { None } else { tag_of(own) };
             let own_time = r.int()? & wire::OWN_TIME != 0;
-            let mut event = Event::of_record(own.as_deref().unwrap_or(&tag), now, &members, own_time);
-            if flags & wire::EXPLAIN != 0 {
-                event.ask();
-            }
-            filter.run(&mut event);
-            event.write_changes(&mut self.orders, &mut self.output);
+            let record = Record {
+                tag: own.as_deref().unwrap_or(&tag),
+                now,
+                members: &members,
+                own_time,
+                explain: flags & wire::EXPLAIN != 0,
+            };
+            filter.record(&record, &mut self.orders, &mut self.output);
         }
         Some(())
     }

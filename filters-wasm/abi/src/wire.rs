@@ -5,12 +5,15 @@
 //! event a start and an end in the text for each of a record's members, in the order of `waxseal_trail::record::Member`, and for
 //! a `source` of its own (start and end are equal where there is none), and its flags ([`OWN_TIME`]). Out: for each event the
 //! number of its changes, and for each of them the member's place, the length of its new value, and that value. An empty value
-//! takes the member away; [`ADD`] and [`EXPLANATION`] stand where a place would.
+//! takes the member away; [`ADD`], [`EXPLANATION`] and [`REFUSAL`] stand where a place would.
 
 use waxseal_trail::record::{Change, Events, Member};
 
 /// The version of this interface: what `waxseal_abi` answers.
 pub const VERSION: u32 = 2;
+
+/// The filter failed on the event.
+pub const REFUSAL: u32 = u32::MAX - 2;
 
 /// The module shall explain itself: a change of member [`EXPLANATION`] is then no change but a text.
 pub const EXPLAIN: u32 = 1;
@@ -64,6 +67,27 @@ impl<'o> Writer<'o> {
         }
         self.int(if events.has_own_time(i) { OWN_TIME } else { 0 });
     }
+}
+
+/// Appends the answer that nothing changes, with an explanation where one was asked for.
+pub fn nothing(explanation: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::from(explanation.is_some()).to_le_bytes());
+    if let Some(text) = explanation {
+        put(EXPLANATION, text.as_bytes(), out);
+    }
+}
+
+/// Appends the answer that the filter cannot say what becomes of the event: the host does with it as it is told to where a
+/// filter fails.
+pub fn refuse(out: &mut Vec<u8>) {
+    out.extend_from_slice(&1u32.to_le_bytes());
+    put(REFUSAL, b"", out);
+}
+
+fn put(what: u32, text: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&what.to_le_bytes());
+    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    out.extend_from_slice(text);
 }
 
 /// Reads integers and bytes; `None` where there are no more.
@@ -124,6 +148,7 @@ impl<'i> Reader<'i> {
             let (member, value) = self.change().ok_or(CUT)?;
             match member {
                 EXPLANATION => explained(value),
+                REFUSAL => return Err("it cannot answer for an event"),
                 ADD => {
                     let mut pairs = Reader(value);
                     while !pairs.is_at_end() {
