@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what runs as WebAssembly: waxseal-trail for browsers (wasm32-unknown-unknown), and the filters as modules
-# (wasm32-wasip1), which go to the user's cache: filters/enrich.wasm, with their SHA-256. With the toolchain's own targets
+# (wasm32-wasip1), which go to the user's cache: filters/enrich.wasm and privacy.wasm, with their SHA-256. With the toolchain's own targets
 # where they are installed, else with Debian's Rust for the web and its sources, unpacked into the user's cache. Says so where
 # neither can be had.
 set -euo pipefail
@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR="$cache/wasm"
 remap="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$CARGO_TARGET_DIR=/target"
 export CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=true CARGO_PROFILE_RELEASE_LTO=fat
 export CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_PANIC=abort
-filters=(enrich)
+filters=(enrich privacy)
 
 has() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }
 trail() { cargo build --locked --quiet -p waxseal-trail --lib --target wasm32-unknown-unknown "$@"; }

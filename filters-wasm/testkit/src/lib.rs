@@ -10,10 +10,12 @@ pub use shipper::{Compiled, Shipper};
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use waxseal_filter_abi::guest::Module;
-use waxseal_filter_abi::wire::{self, Reader};
-use waxseal_filter_abi::{Configured, Filter};
-use waxseal_trail::record::{Converter, Events, Member, Rewriter};
+use waxseal_filter_abi::Filter;
+#[cfg(feature = "host")]
+use waxseal_filter_abi::wire;
+#[cfg(feature = "host")]
+use waxseal_trail::record::Member;
+use waxseal_trail::record::{Converter, Events};
 use waxseal_trail::time::Time;
 
 /// The module of a filter, as `scripts/wasm.sh` built it.
@@ -71,6 +73,12 @@ pub fn marking() -> String {
         Member::Actor as u32,
         3_145_728u64 << 32
     )
+}
+
+/// CPU seconds of this thread (proc(5): the first number of `schedstat`, in nanoseconds).
+pub fn cpu() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 /// A Fluent Bit: `FLUENT_BIT`, or one of PATH.
@@ -143,12 +151,8 @@ pub fn alike(mut v: Value) -> Value {
     v
 }
 
-/// A filter as its module has it, without a module: the guest's own code, in this process.
-pub struct Native<F> {
-    module: Module<F>,
-    rewriter: Rewriter,
-    input: Vec<u8>,
-}
+/// A filter natively, whose answers must be good.
+pub struct Native<F>(waxseal_filter_abi::native::Native<F>);
 
 impl<F: Filter> Native<F> {
     /// Reads a configuration.
@@ -156,19 +160,12 @@ impl<F: Filter> Native<F> {
     /// # Errors
     /// What the filter says.
     pub fn load(config: &Path) -> Result<Native<F>, String> {
-        let mut module = Module::new();
-        let path = config.to_string_lossy();
-        module.buffer(path.len()).copy_from_slice(path.as_bytes());
-        match serde_json::from_slice(module.configure()).map_err(|e| e.to_string())? {
-            Configured::Ready(_) => Ok(Native { module, rewriter: Rewriter::default(), input: Vec::new() }),
-            Configured::Refused(why) => Err(why),
-        }
+        waxseal_filter_abi::native::Native::load(config).map(Native)
     }
 
     /// What the module answers to bytes, as they are.
     pub fn raw(&mut self, chunk: &[u8]) -> Option<&[u8]> {
-        self.module.buffer(chunk.len()).copy_from_slice(chunk);
-        self.module.batch()
+        self.0.raw(chunk)
     }
 
     /// As in the sink: over a chunk of converted events, held to the page.
@@ -176,23 +173,10 @@ impl<F: Filter> Native<F> {
     /// # Panics
     /// If what the filter answers is no answer, or what it makes of an event is none.
     pub fn in_sink(&mut self, from: &Events, tag: &str, now: Time, to: &mut Events) {
-        to.clear();
         let source = json!({"tag": tag}).to_string();
-        let Native { module, rewriter, input } = self;
-        let mut w = wire::Writer::new(input, from.len(), 0, unix(now), source.as_bytes(), from.text());
-        (0..from.len()).for_each(|i| w.event(from, i));
-        module.buffer(input.len()).copy_from_slice(input);
-        let mut answer = Reader::new(module.batch().expect("the chunk can be read"));
-        let mut changes = Vec::new();
-        for i in 0..from.len() {
-            answer.changes(&mut changes, |_| {}).expect("an answer");
-            if changes.is_empty() || from.own(i).is_some() {
-                to.push_same(from, i);
-            } else if let Err(e) = rewriter.push(from, i, &changes, to) {
-                panic!("{e}: {}\n{changes:?}", String::from_utf8_lossy(&from.members_json(i)));
-            }
+        if let Err(e) = self.0.run(from, source.as_bytes(), now, 0, |_, _| {}, to) {
+            panic!("{e}: {}", String::from_utf8_lossy(from.text()));
         }
-        assert!(answer.is_at_end());
     }
 
     /// As in a shipper: what its filter gives back for a record.
@@ -200,17 +184,11 @@ impl<F: Filter> Native<F> {
     /// # Panics
     /// If the answer does not end where its NUL is.
     pub fn in_shipper(&mut self, record: &[u8], tag: &str, now: Time) -> &[u8] {
-        let (sec, nsec) = unix(now);
-        let answer = self.module.record(tag.as_bytes(), u32::try_from(sec).unwrap_or(0), nsec, record);
+        let answer = self.0.record(record, tag, now);
         let (nul, text) = answer.split_last().expect("a NUL");
         assert!(*nul == 0 && !text.contains(&0), "{}", String::from_utf8_lossy(answer));
         text
     }
-}
-
-fn unix(t: Time) -> (i64, u32) {
-    let micros = t.unix_micros();
-    (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000) as u32 * 1000)
 }
 
 /// A city database and one of networks, in MaxMind's format, with about so many networks: beside them 81.2.69.0/24 in London,

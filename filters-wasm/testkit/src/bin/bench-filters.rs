@@ -1,5 +1,6 @@
-//! What filters cost: enrich as a module in the sink's host, beside the same logic run natively in the same run; with city and
-//! network databases, 10,000 users and 100,000 indicators. And what they hold in memory, over many records.
+//! What filters cost: enrich, privacy, and both, as modules in the sink's host, beside the same logic run natively in the same run;
+//! with city and network databases, 10,000 users and 100,000 indicators, and all default rules of privacy. And what they hold
+//! in memory, over many records.
 //!
 //! `bench-filters [--native | --plugin] [EVENTS [NETWORKS]]`: natively only, or as in the plugin in a shipper's process; prints ratios; absolute figures are this machine's at this moment.
 //! `bench-filters --site DIR EVENTS NETWORKS`: writes the configuration, its data and the events there, for a shipper.
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use waxseal_filter_host::wasm::{Runtime, Wasm};
 use waxseal_filter_host::{Process, Settings};
-use waxseal_filter_testkit::{Native, converted};
+use waxseal_filter_testkit::{Native, converted, cpu};
 use waxseal_trail::record::Events;
 use waxseal_trail::time::Time;
 
@@ -79,70 +80,74 @@ fn main() {
     let networks: u32 = args.next().map_or(100_000, |n| n.parse().expect("NETWORKS"));
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = site(dir.path(), networks);
+    let policy = dir.path().join("privacy.yaml");
+    std::fs::write(&policy, "").expect("writable");
     let base = resident();
-    let mut native = Native::<waxseal_enrich::Enrich>::load(&config).expect("the configuration is good");
-    println!("resident: {base} MiB before, {} MiB with the library's copy of the data", resident());
-    let module = match waxseal_filter_testkit::module("enrich") {
-        Some(path) if !native_only => {
-            let base = resident();
-            let runtime = Arc::new(Runtime::new(process).expect("an engine"));
-            let wasm = Wasm::load(runtime, Settings::new(path, config.clone())).expect("the module loads");
-            println!(
-                "resident: {base} MiB before, {} MiB with the module loaded, whose memory has {} MiB",
-                resident(),
-                wasm.memory() >> 20
-            );
-            Some(wasm)
-        }
-        _ => {
-            println!("no module: natively only");
-            None
-        }
-    };
-    println!("\n| events | bytes | native, µs | module in the sink, µs | of native | events/s a core |");
-    println!("|---|---|---|---|---|---|");
-    let kinds = KINDS.iter().enumerate().map(|(i, name)| (*name, Some(i as u32), events / 8));
-    for (name, kind, events) in kinds.chain([("the mix", None, events)]) {
-        let chunks: Vec<Events> =
-            (0..16).map(|n| converted(chunk(n, kind).iter().map(String::as_str))).collect();
-        let bytes: usize = (0..16).map(|n| chunk(n, kind).iter().map(String::len).sum::<usize>()).sum();
-        let rounds = (events / CHUNK).max(16);
-        let mut out = Events::default();
-        let (mut slow, mut fast) = (0.0, 0.0);
-        // In turn, so that both have the same machine.
-        for n in 0..rounds {
-            let from = &chunks[n % chunks.len()];
-            let began = cpu();
-            native.in_sink(from, "", Time::MIN, &mut out);
-            fast += cpu() - began;
-            let Some(wasm) = &module else { continue };
-            let mut again = Events::default();
-            (0..from.len()).for_each(|i| again.push_same(from, i));
-            let began = cpu();
-            assert_eq!(wasm.apply(&mut again, b"{}").0, 0);
-            slow += cpu() - began;
-        }
-        let each = |s: f64| s * 1e6 / (rounds * CHUNK) as f64;
+    let mut enrich = Native::<waxseal_enrich::Enrich>::load(&config).expect("the configuration is good");
+    let mut privacy = Native::<waxseal_privacy::Privacy>::load(&policy).expect("the policy is good");
+    println!("resident: {base} MiB before, {} MiB with the libraries' copy of the data", resident());
+    let runtime = (!native_only).then(|| Arc::new(Runtime::new(process).expect("an engine")));
+    let module = |name: &str, config: &Path| {
+        let (runtime, path) = (runtime.clone()?, waxseal_filter_testkit::module(name)?);
+        let base = resident();
+        let wasm = Wasm::load(runtime, Settings::new(path, config.to_owned())).expect("the module loads");
         println!(
-            "| {name} | {} | {:.2} | {:.2} | {:.2} | {:.0} |",
-            bytes / (16 * CHUNK),
-            each(fast),
-            each(slow),
-            slow / fast,
-            1e6 / each(if module.is_some() { slow } else { fast })
-        );
-    }
-    if let Some(wasm) = &module {
-        println!(
-            "\nresident: {} MiB at the end; the module's memory: {} MiB",
+            "resident: {base} MiB before, {} MiB with {name} loaded, whose memory has {} MiB",
             resident(),
             wasm.memory() >> 20
         );
+        Some(wasm)
+    };
+    let modules = [module("enrich", &config), module("privacy", &policy)];
+    for (title, first, second) in
+        [("enrich", true, false), ("privacy", false, true), ("enrich and privacy", true, true)]
+    {
+        println!("\n{title}:\n");
+        println!("| events | bytes | native, µs | modules in the sink, µs | of native | events/s a core |");
+        println!("|---|---|---|---|---|---|");
+        let wasm: Vec<_> =
+            modules.iter().zip([first, second]).filter(|(_, on)| *on).map(|(m, _)| m).collect();
+        let kinds = KINDS.iter().enumerate().map(|(i, name)| (*name, Some(i as u32), events / 8));
+        for (name, kind, events) in kinds.chain([("the mix", None, events)]) {
+            let chunks: Vec<Events> =
+                (0..16).map(|n| converted(chunk(n, kind).iter().map(String::as_str))).collect();
+            let bytes: usize = (0..16).map(|n| chunk(n, kind).iter().map(String::len).sum::<usize>()).sum();
+            let rounds = (events / CHUNK).max(16);
+            let (mut middle, mut out) = (Events::default(), Events::default());
+            let (mut slow, mut fast) = (0.0, 0.0);
+            // In turn, so that both have the same machine.
+            for n in 0..rounds {
+                let from = &chunks[n % chunks.len()];
+                let began = cpu();
+                if first {
+                    enrich.in_sink(from, "", Time::MIN, &mut middle);
+                }
+                if second {
+                    privacy.in_sink(if first { &middle } else { from }, "", Time::MIN, &mut out);
+                }
+                fast += cpu() - began;
+                if wasm.iter().any(|w| w.is_none()) {
+                    continue;
+                }
+                let mut again = Events::default();
+                (0..from.len()).for_each(|i| again.push_same(from, i));
+                let began = cpu();
+                for filter in wasm.iter().copied().flatten() {
+                    assert_eq!(filter.apply(&mut again, b"{}").0, 0);
+                }
+                slow += cpu() - began;
+            }
+            let each = |s: f64| s * 1e6 / (rounds * CHUNK) as f64;
+            println!(
+                "| {name} | {} | {:.2} | {:.2} | {:.2} | {:.0} |",
+                bytes / (16 * CHUNK),
+                each(fast),
+                each(slow),
+                slow / fast,
+                1e6 / each(if slow > 0.0 { slow } else { fast })
+            );
+        }
     }
-}
-
-/// CPU seconds of this thread (proc(5): the first number of `schedstat`, in nanoseconds).
-fn cpu() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+    let memory: usize = modules.iter().flatten().map(|w| w.memory() >> 20).sum();
+    println!("\nresident: {} MiB at the end; the modules' memory: {memory} MiB", resident());
 }

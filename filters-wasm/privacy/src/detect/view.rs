@@ -1,0 +1,120 @@
+//! A text as a detector should see it: digits of other scripts and full width as ASCII, odd spaces and hyphens as the plain ones,
+//! what has no width left out, percent escapes decoded (once); with the way back to where each byte stood.
+
+/// The plain text, and for each of its bytes, and its end, where it stood.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) text: Vec<u8>,
+    places: Vec<u32>,
+}
+
+fn hex(c: u8) -> Option<u8> {
+    (c as char).to_digit(16).map(|d| d as u8)
+}
+
+impl View {
+    /// Makes the view of a text; false if it is the text itself.
+    pub(crate) fn of(&mut self, text: &[u8]) -> bool {
+        let percent = memchr::memchr(b'%', text).is_some_and(|at| escape(text, at).is_some()) || {
+            memchr::memchr_iter(b'%', text).any(|at| escape(text, at).is_some())
+        };
+        if !percent && text.is_ascii() {
+            return false;
+        }
+        self.text.clear();
+        self.places.clear();
+        let mut changed = false;
+        let mut at = 0;
+        while at < text.len() {
+            let (c, len) = byte(text, at);
+            let (len, plain) = if c < 0x80 {
+                (len, Some(c))
+            } else {
+                let (second, second_len) = byte(text, at + len);
+                let (third, third_len) = byte(text, at + len + second_len);
+                match odd([c, second, third]) {
+                    Some((2, plain)) => (len + second_len, plain),
+                    Some((_, plain)) => (len + second_len + third_len, plain),
+                    None => {
+                        // One byte of a character that stays.
+                        changed |= len > 1;
+                        self.places.push(at as u32);
+                        self.text.push(c);
+                        at += len;
+                        continue;
+                    }
+                }
+            };
+            changed |= len > 1;
+            if let Some(c) = plain {
+                self.places.push(at as u32);
+                self.text.push(c);
+            }
+            at += len;
+        }
+        self.places.push(at as u32);
+        changed
+    }
+
+    /// Where a part of the plain text stood.
+    pub(crate) fn place(&self, start: usize, end: usize) -> (usize, usize) {
+        (self.places[start] as usize, self.places[end] as usize)
+    }
+}
+
+/// The byte that stands there, or is escaped there, and how long that is written.
+fn byte(text: &[u8], at: usize) -> (u8, usize) {
+    match text.get(at) {
+        Some(b'%') => escape(text, at).map_or((b'%', 1), |c| (c, 3)),
+        Some(c) => (*c, 1),
+        None => (0, 0),
+    }
+}
+
+fn escape(text: &[u8], at: usize) -> Option<u8> {
+    Some(hex(*text.get(at + 1)?)? << 4 | hex(*text.get(at + 2)?)?)
+}
+
+/// How long a character is that stands for an ASCII one, or for nothing.
+fn odd(text: [u8; 3]) -> Option<(usize, Option<u8>)> {
+    Some(match text {
+        // No-break space, soft hyphen.
+        [0xc2, 0xa0, ..] => (2, Some(b' ')),
+        [0xc2, 0xad, ..] => (2, None),
+        // Arabic-Indic digits, and the Persian ones.
+        [0xd9, d @ 0xa0..=0xa9, ..] => (2, Some(b'0' + d - 0xa0)),
+        [0xdb, d @ 0xb0..=0xb9, ..] => (2, Some(b'0' + d - 0xb0)),
+        // Devanagari, Bengali digits.
+        [0xe0, 0xa5, d @ 0xa6..=0xaf, ..] => (3, Some(b'0' + d - 0xa6)),
+        [0xe0, 0xa7, d @ 0xa6..=0xaf, ..] => (3, Some(b'0' + d - 0xa6)),
+        // Spaces of a width, what has none, hyphens and dashes, minus.
+        [0xe2, 0x80, 0x80..=0x8a | 0xaf, ..] | [0xe2, 0x81, 0x9f, ..] => (3, Some(b' ')),
+        [0xe2, 0x80, 0x8b..=0x8f | 0xaa..=0xae, ..] | [0xe2, 0x81, 0xa0, ..] => (3, None),
+        [0xe2, 0x80, 0x90..=0x95, ..] | [0xe2, 0x88, 0x92, ..] => (3, Some(b'-')),
+        [0xe2, 0x80, 0xa8 | 0xa9, ..] => (3, Some(b'\n')),
+        [0xe3, 0x80, 0x80, ..] => (3, Some(b' ')),
+        [0xef, 0xbb, 0xbf, ..] => (3, None),
+        // Full width: `!` to `~`.
+        [0xef, 0xbc, d @ 0x81..=0xbf, ..] => (3, Some(b'!' + (d - 0x81))),
+        [0xef, 0xbd, d @ 0x80..=0x9e, ..] => (3, Some(b'`' + (d - 0x80))),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::View;
+
+    #[test]
+    fn every_script_is_read_and_found_again() {
+        let text = "№ ４１１１\u{a0}1111‑٤%34\u{200b}४%zz é";
+        let mut v = View::default();
+        assert!(v.of(text.as_bytes()));
+        let plain = String::from_utf8(v.text.clone()).unwrap();
+        assert_eq!(plain, "№ 4111 1111-444%zz é");
+        let at = plain.find("4111").unwrap();
+        let (from, to) = v.place(at, at + 13);
+        assert_eq!(&text[from..to], "４１１１\u{a0}1111‑٤%34\u{200b}४");
+        assert!(!View::default().of(b"100% plain"));
+    }
+}

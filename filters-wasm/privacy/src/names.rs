@@ -1,0 +1,206 @@
+//! Names of fields, in whatever spelling: `credit_card`, `creditCard`, `CREDIT-CARD` and `creditcard` are the same words.
+
+use crate::detect::said;
+use crate::policy::Policy;
+use waxseal_filter_abi::event::mixed;
+
+/// Words that may follow without changing what a field holds.
+const NEUTRAL: &[&str] = &[
+    "number",
+    "no",
+    "num",
+    "nr",
+    "value",
+    "header",
+    "hash",
+    "hashed",
+    "raw",
+    "text",
+    "string",
+    "str",
+    "plain",
+    "plaintext",
+    "encrypted",
+    "input",
+    "field",
+    "confirm",
+    "confirmation",
+    "again",
+    "repeat",
+    "old",
+    "new",
+    "current",
+    "data",
+    "param",
+    "parameter",
+    "1",
+    "2",
+    "3",
+    "base",
+    "b64",
+    "base64",
+    "enc",
+    "full",
+];
+
+/// What a name says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// Kinds that it speaks of, as bits.
+    pub(crate) raised: u32,
+    /// What detectors found in the name itself; `None` if they have not been asked.
+    pub(crate) holds: Option<bool>,
+    /// Some rules of detectors leave it alone.
+    pub(crate) exempt: bool,
+    slot: u16,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    name: Box<[u8]>,
+    rules: Box<[u16]>,
+    /// Rules of detectors that leave it alone.
+    exempt: Box<[u16]>,
+    info: Info,
+}
+
+/// What is known of names that were seen before.
+#[derive(Debug)]
+pub(crate) struct Names {
+    slots: Vec<Option<Slot>>,
+}
+
+const SLOTS: usize = 1024;
+/// One more, for what is too long to be kept.
+const LONGEST: usize = 128;
+
+impl Default for Names {
+    fn default() -> Self {
+        let mut slots = Vec::new();
+        slots.resize_with(SLOTS + 1, || None);
+        Names { slots }
+    }
+}
+
+impl Names {
+    /// What a name says, as it stands between quotes in JSON or in a text.
+    pub(crate) fn of(&mut self, name: &[u8], policy: &Policy) -> Info {
+        let at = if name.len() <= LONGEST { mixed(name) as usize % SLOTS } else { SLOTS };
+        if let Some(slot) = self.slots[at].as_ref().filter(|s| *s.name == *name) {
+            return slot.info;
+        }
+        let words = words(name);
+        let mut rules: Vec<u16> =
+            endings(&words).iter().filter_map(|e| policy.fields.get(e)).flatten().copied().collect();
+        rules.sort_unstable();
+        rules.dedup();
+        let raised = words.iter().fold(0, |bits, w| bits | said(w.as_bytes()).0);
+        let exempt = policy.exempt(&words);
+        let info = Info { raised, holds: None, exempt: !exempt.is_empty(), slot: at as u16 };
+        self.slots[at] = Some(Slot { name: name.into(), rules: rules.into(), exempt: exempt.into(), info });
+        info
+    }
+
+    /// The first rule for a name that is in force.
+    pub(crate) fn rule(&self, info: Info, active: &crate::policy::Active) -> u16 {
+        let rules = self.slots[info.slot as usize].as_ref().map_or(&[][..], |s| &s.rules);
+        rules.iter().copied().find(|r| active.on[*r as usize]).unwrap_or(Policy::NONE)
+    }
+
+    /// Whether a detector's rule leaves a name alone.
+    pub(crate) fn exempts(&self, info: Info, rule: u16) -> bool {
+        info.exempt && self.slots[info.slot as usize].as_ref().is_some_and(|s| s.exempt.contains(&rule))
+    }
+
+    /// Keeps what detectors said of a name.
+    pub(crate) fn keep(&mut self, info: Info, holds: bool) {
+        if let Some(slot) = &mut self.slots[info.slot as usize] {
+            slot.info.holds = Some(holds);
+        }
+    }
+}
+
+/// The words of a name, in small letters.
+pub(crate) fn words(name: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(name);
+    let mut all: Vec<String> = Vec::new();
+    let mut word = String::new();
+    let chars: Vec<char> = text.chars().collect();
+    for (i, c) in chars.iter().enumerate() {
+        if !c.is_alphanumeric() {
+            all.extend((!word.is_empty()).then(|| std::mem::take(&mut word)));
+            continue;
+        }
+        let before = i.checked_sub(1).map(|i| chars[i]);
+        let next = chars.get(i + 1);
+        // cardNumber, HTTPServer, password2
+        let begins = before.is_some_and(|b| {
+            (c.is_uppercase()
+                && (b.is_lowercase() || (b.is_uppercase() && next.is_some_and(|n| n.is_lowercase()))))
+                || (c.is_numeric() && b.is_alphabetic())
+        });
+        if begins {
+            all.extend((!word.is_empty()).then(|| std::mem::take(&mut word)));
+        }
+        word.extend(c.to_lowercase());
+    }
+    all.extend((!word.is_empty()).then_some(word));
+    all
+}
+
+/// What a name may end with, words run together; with and without words that change nothing.
+pub(crate) fn endings(words: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut end = words.len();
+    loop {
+        for from in end.saturating_sub(4)..end {
+            all.push(words[from..end].concat());
+        }
+        let neutral = |w: &String| NEUTRAL.contains(&w.as_str()) || w.chars().all(char::is_numeric);
+        if end < 2 || words.len() - end >= 3 || !neutral(&words[end - 1]) {
+            return all;
+        }
+        end -= 1;
+    }
+}
+
+/// The words of a name as a rule has it, run together.
+pub(crate) fn glued(name: &str) -> String {
+    words(name.as_bytes()).concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_are_the_same_words() {
+        for name in [
+            "credit_card",
+            "creditCard",
+            "CreditCard",
+            "CREDIT-CARD",
+            "credit card",
+            "creditcard",
+            "CREDITCARD",
+        ] {
+            assert_eq!(glued(name), "creditcard", "{name}");
+        }
+        assert_eq!(words(b"HTTPServerName2"), ["http", "server", "name", "2"]);
+        let ends = |name: &str, with: &str| endings(&words(name.as_bytes())).contains(&with.to_owned());
+        for (name, with, does) in [
+            ("user_password", "password", true),
+            ("passwordHash", "password", true),
+            ("password2", "password", true),
+            ("password_changed_at", "password", false),
+            ("billing.creditCardNumber", "creditcard", true),
+            ("x-set-cookie", "setcookie", true),
+            ("className", "ssn", false),
+            ("authorization.k8s.io/decision", "authorization", false),
+            ("Proxy-Authorization", "authorization", true),
+            ("socialSecurityNumber", "socialsecurity", true),
+        ] {
+            assert_eq!(ends(name, with), does, "{name}");
+        }
+    }
+}

@@ -1,0 +1,755 @@
+//! Over the JSON of an event, once: what rules hide is noted as edits of the text, which is only copied if there are any.
+
+use crate::act;
+use crate::detect::{Found, Kind, SHORTEST, Scanner, View, Why};
+use crate::names::{Info, Names};
+use crate::policy::{Action, Active, Policy};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use waxseal_filter_abi::Side;
+use waxseal_filter_abi::event::decoded;
+use waxseal_filter_abi::view::{Kind as Json, Value};
+use waxseal_trail::json::{write_number, write_string};
+use waxseal_trail::scan::{self, skip_space, string_end, value_end};
+
+/// Why an event cannot be looked through: it must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fail {
+    /// It is no JSON.
+    Broken,
+    /// It is nested too deeply.
+    Deep,
+}
+
+impl Fail {
+    /// For people.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Fail::Broken => "it is no JSON that can be looked through",
+            Fail::Deep => "it is nested too deeply to be looked through",
+        }
+    }
+}
+
+/// As deep as a record of a trail can be, and some more for what a shipper has.
+const DEEPEST: usize = 100;
+/// Texts that are JSON are looked into, and texts in them.
+const NESTED: u32 = 4;
+
+#[derive(Debug)]
+struct Edit {
+    start: usize,
+    end: usize,
+    /// `None`: a member or element that goes, and a comma with it.
+    put: Option<Vec<u8>>,
+}
+
+/// Memory that is kept between events.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    found: Vec<Found>,
+    view: View,
+}
+
+/// One event.
+pub(crate) struct Walk<'w> {
+    pub(crate) policy: &'w Policy,
+    pub(crate) active: &'w Active,
+    pub(crate) names: &'w mut Names,
+    pub(crate) scratch: &'w mut Scratch,
+    pub(crate) side: Side,
+    /// How often each rule did something.
+    pub(crate) fired: &'w mut Vec<u32>,
+    /// Hears what was done, and where.
+    pub(crate) told: Option<&'w mut Vec<String>>,
+    /// Whose names are to be replaced, and by what.
+    pub(crate) people: &'w [(String, String)],
+    pub(crate) path: String,
+    /// Members of the object that is walked first are the event's own.
+    pub(crate) top: bool,
+    edits: Vec<Edit>,
+    renamed: bool,
+    nested: u32,
+}
+
+impl<'w> Walk<'w> {
+    #[allow(clippy::too_many_arguments)] // what an event is walked with
+    pub(crate) fn new(
+        policy: &'w Policy,
+        active: &'w Active,
+        names: &'w mut Names,
+        scratch: &'w mut Scratch,
+        side: Side,
+        fired: &'w mut Vec<u32>,
+        told: Option<&'w mut Vec<String>>,
+        people: &'w [(String, String)],
+    ) -> Walk<'w> {
+        Walk {
+            policy,
+            active,
+            names,
+            scratch,
+            side,
+            fired,
+            told,
+            people,
+            path: String::new(),
+            top: false,
+            edits: Vec::new(),
+            renamed: false,
+            nested: 0,
+        }
+    }
+
+    fn tracks(&self) -> bool {
+        self.active.paths || self.told.is_some()
+    }
+
+    fn fire(&mut self, rule: u16, why: Why) {
+        self.fired[rule as usize] += 1;
+        if let Some(told) = &mut self.told {
+            let id = &self.policy.rules[rule as usize].id;
+            let why = match why {
+                Why::Kind(k) => k.name().to_owned(),
+                Why::Named => "its name".to_owned(),
+                Why::Pattern => "its pattern".to_owned(),
+                Why::Encoded(k) => format!("{} in base64", k.name()),
+            };
+            told.push(format!("{id}\t{}\t{why}", self.path.replace(['\n', '\t'], " ")));
+        }
+    }
+
+    /// A member of a record, whose name is known: its new text, if it has one; an empty one if it goes.
+    pub(crate) fn member(&mut self, name: &str, text: &[u8]) -> Result<Option<Vec<u8>>, Fail> {
+        self.path.clear();
+        self.path.push_str(name);
+        let info = self.names.of(name.as_bytes(), self.policy);
+        let rule = self.rule_for(info);
+        if rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop {
+            self.fire(rule, Why::Named);
+            return Ok(Some(Vec::new()));
+        }
+        self.rewrite(text, |w| w.ruled(rule, text, 0, info, 1).map(|_| ()))
+    }
+
+    /// A whole object: its new text, if it has one.
+    pub(crate) fn object_text(&mut self, text: &[u8], top: bool) -> Result<Option<Vec<u8>>, Fail> {
+        self.path.clear();
+        self.top = top;
+        let at = skip_space(text, 0);
+        self.rewrite(text, |w| w.value(text, at, Info::default(), 1).map(|_| ()))
+    }
+
+    fn rewrite(
+        &mut self,
+        text: &[u8],
+        walk: impl FnOnce(&mut Self) -> Result<(), Fail>,
+    ) -> Result<Option<Vec<u8>>, Fail> {
+        let before = std::mem::take(&mut self.edits);
+        let renamed = std::mem::replace(&mut self.renamed, false);
+        let done = walk(self);
+        let edits = std::mem::replace(&mut self.edits, before);
+        let sort = std::mem::replace(&mut self.renamed, renamed);
+        done?;
+        if edits.is_empty() {
+            return Ok(None);
+        }
+        let new = edited(text, edits);
+        // Names that have changed may stand elsewhere in the order.
+        if sort && self.side == Side::Sink && self.nested == 0 {
+            return waxseal_trail::json::canonicalize(&new).map(Some).map_err(|_| Fail::Broken);
+        }
+        Ok(Some(new))
+    }
+
+    /// The rule for the field that `info` and the path name.
+    fn rule_for(&self, info: Info) -> u16 {
+        let rule = self.names.rule(info, self.active);
+        if self.active.paths { rule.min(self.policy.by_path(self.active, &self.path)) } else { rule }
+    }
+
+    /// A value, as the rule for its field says.
+    fn ruled(&mut self, rule: u16, t: &[u8], at: usize, info: Info, depth: usize) -> Result<usize, Fail> {
+        if rule == Policy::NONE {
+            return self.value(t, at, info, depth);
+        }
+        let policy = self.policy;
+        match &policy.rules[rule as usize].action {
+            Action::Keep => value_end(t, at).ok_or(Fail::Broken),
+            Action::Allow(names) if t.get(at) == Some(&b'{') => {
+                self.object(t, at, depth, Some((rule, names)))
+            }
+            Action::Allow(_) => self.value(t, at, info, depth),
+            Action::Shape(names) => self.shape(rule, names, t, at, depth),
+            _ => self.whole(rule, t, at, depth),
+        }
+    }
+
+    fn value(&mut self, t: &[u8], at: usize, info: Info, depth: usize) -> Result<usize, Fail> {
+        if depth > DEEPEST {
+            return Err(Fail::Deep);
+        }
+        match t.get(at).ok_or(Fail::Broken)? {
+            b'"' => {
+                let end = string_end(t, at).ok_or(Fail::Broken)?;
+                self.string(t, at, end, info, false)?;
+                Ok(end)
+            }
+            b'{' => {
+                let top = std::mem::replace(&mut self.top, false);
+                let allowed = if top { self.active.top } else { Policy::NONE };
+                let policy = self.policy;
+                let allowed = match policy.rules.get(allowed as usize).map(|r| &r.action) {
+                    Some(Action::Allow(names)) => Some((allowed, names)),
+                    _ => None,
+                };
+                if self.is_wrapped(t, at)
+                    && !top
+                    && let Some(end) = self.wrapper(t, at, info, depth)?
+                {
+                    return Ok(end);
+                }
+                self.object(t, at, depth, allowed)
+            }
+            b'[' => {
+                let mut at = skip_space(t, at + 1);
+                let mut i = 0;
+                let len = self.path.len();
+                while *t.get(at).ok_or(Fail::Broken)? != b']' {
+                    if self.tracks() {
+                        self.path.push_str(&format!(".{i}"));
+                    }
+                    at = skip_space(t, self.value(t, at, info, depth + 1)?);
+                    self.path.truncate(len);
+                    i += 1;
+                    match t.get(at) {
+                        Some(b',') => at = skip_space(t, at + 1),
+                        Some(b']') => {}
+                        _ => return Err(Fail::Broken),
+                    }
+                }
+                Ok(at + 1)
+            }
+            b'-' | b'0'..=b'9' => {
+                let end = value_end(t, at).ok_or(Fail::Broken)?;
+                // Whole numbers that are long enough to be one that is looked for.
+                if end - at >= 7 && t[at..end].iter().all(u8::is_ascii_digit) {
+                    self.string(t, at, end, info, true)?;
+                }
+                Ok(end)
+            }
+            _ => value_end(t, at).ok_or(Fail::Broken),
+        }
+    }
+
+    fn object(
+        &mut self,
+        t: &[u8],
+        open: usize,
+        depth: usize,
+        allowed: Option<(u16, &HashSet<String>)>,
+    ) -> Result<usize, Fail> {
+        let mut at = skip_space(t, open + 1);
+        let len = self.path.len();
+        let mut raw = false;
+        let mut names: Option<HashSet<Vec<u8>>> = None;
+        while *t.get(at).ok_or(Fail::Broken)? != b'}' {
+            let start = at;
+            if t[at] != b'"' {
+                return Err(Fail::Broken);
+            }
+            let key_end = string_end(t, at).ok_or(Fail::Broken)?;
+            let name = &t[at + 1..key_end - 1];
+            at = skip_space(t, key_end);
+            if t.get(at) != Some(&b':') {
+                return Err(Fail::Broken);
+            }
+            at = skip_space(t, at + 1);
+            let ours = self.side == Side::Sink
+                && self.nested == 0
+                && matches!(name, b"$enriched" | b"$filter_errors" | b"$withheld")
+                || name == b"privacy" && depth <= 2 && are_counts(&t[at..]);
+            let first = self.side == Side::Sink && depth == 1 && self.nested == 0;
+            let end = if ours {
+                value_end(t, at).ok_or(Fail::Broken)?
+            } else if raw && first && name == b"$raw_sha256" {
+                // Of what was masked no bare hash may stay.
+                let end = value_end(t, at).ok_or(Fail::Broken)?;
+                self.edits.push(Edit { start, end, put: None });
+                end
+            } else {
+                let mut info = self.names.of(name, self.policy);
+                if self.tracks() {
+                    if len > 0 {
+                        self.path.push('.');
+                    }
+                    self.path.push_str(&String::from_utf8_lossy(name));
+                }
+                let forbidden = allowed.filter(|(_, all)| {
+                    !all.contains(&crate::names::glued(&String::from_utf8_lossy(&decoded(name))))
+                });
+                let mut rule = self.rule_for(info);
+                if matches!(name, b"data" | b"stringData")
+                    && self.active.kubernetes < rule
+                    && scan::members(&t[open..]).any(|m| m == (b"kind", b"\"Secret\""))
+                {
+                    rule = self.active.kubernetes;
+                }
+                let dropped = forbidden.map(|(rule, _)| rule).or_else(|| {
+                    (rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop)
+                        .then_some(rule)
+                });
+                if let Some(rule) = dropped {
+                    let end = value_end(t, at).ok_or(Fail::Broken)?;
+                    self.fire(rule, Why::Named);
+                    self.edits.push(Edit { start, end, put: None });
+                    end
+                } else {
+                    if info.holds.is_none() {
+                        info.holds = Some(self.name_holds(name, info));
+                        self.names.keep(info, info.holds == Some(true));
+                    }
+                    if info.holds == Some(true) {
+                        let all = names.get_or_insert_with(|| {
+                            scan::members(&t[open..]).map(|(n, _)| decoded(n).into_owned()).collect()
+                        });
+                        self.rename(t, start, key_end, all)?;
+                    }
+                    let before = self.edits.len();
+                    let end = self.ruled(rule, t, at, info, depth + 1)?;
+                    raw |= first && name == b"$raw" && self.edits.len() > before;
+                    end
+                }
+            };
+            self.path.truncate(len);
+            at = skip_space(t, end);
+            match t.get(at) {
+                Some(b',') => at = skip_space(t, at + 1),
+                Some(b'}') => {}
+                _ => return Err(Fail::Broken),
+            }
+        }
+        Ok(at + 1)
+    }
+
+    /// Whether the conversion may have made the object that opens there: names of the source never begin with one `$`.
+    fn is_wrapped(&self, t: &[u8], at: usize) -> bool {
+        self.side == Side::Sink
+            && self.nested == 0
+            && t.get(at + 1..at + 3) == Some(b"\"$")
+            && t.get(at + 3) != Some(&b'$')
+    }
+
+    /// Numbers, binary and the like, as the conversion wraps them; `None` if it is no such.
+    fn wrapper(&mut self, t: &[u8], at: usize, info: Info, depth: usize) -> Result<Option<usize>, Fail> {
+        let Some((name, value)) = scan::members(&t[at..]).next() else { return Ok(None) };
+        if !matches!(name, b"$number" | b"$bytes" | b"$ext" | b"$map" | b"$sealed") {
+            return Ok(None);
+        }
+        let end = value_end(t, at).ok_or(Fail::Broken)?;
+        match name {
+            b"$sealed" => {}
+            b"$number" => {
+                let text = Value::first(value).and_then(Value::str).unwrap_or_default();
+                if let Some(new) = self.content(&text, info) {
+                    self.put_string(at, end, &new);
+                }
+            }
+            b"$map" => {
+                let len = self.path.len();
+                let inside = end - 1 - value.len();
+                let mut pos = skip_space(t, inside + 1);
+                while t.get(pos) == Some(&b'[') {
+                    let key = skip_space(t, pos + 1);
+                    let key_end = value_end(t, key).ok_or(Fail::Broken)?;
+                    let from = skip_space(t, skip_space(t, key_end) + 1);
+                    let name = Value::first(&t[key..key_end]).and_then(Value::str).unwrap_or_default();
+                    let info = self.names.of(name.as_bytes(), self.policy);
+                    if self.tracks() {
+                        self.path.push_str(&format!(".{name}"));
+                    }
+                    self.value(t, key, Info::default(), depth + 3)?;
+                    let rule = self.rule_for(info);
+                    let stop =
+                        if rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop {
+                            // A pair has two: what is dropped leaves a gap.
+                            self.fire(rule, Why::Named);
+                            let stop = value_end(t, from).ok_or(Fail::Broken)?;
+                            self.edits.push(Edit { start: from, end: stop, put: Some(b"null".to_vec()) });
+                            stop
+                        } else {
+                            self.ruled(rule, t, from, info, depth + 3)?
+                        };
+                    self.path.truncate(len);
+                    // The pair's end, and the next one.
+                    pos = skip_space(t, skip_space(t, stop) + 1);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+            }
+            _ => {
+                // Bytes, which may be text.
+                let text = if name == b"$ext" { scan::elements(value).nth(1) } else { Some(value) };
+                let text = text.and_then(Value::first).and_then(Value::str).unwrap_or_default();
+                let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).unwrap_or_default();
+                if let Some(new) = self.content(&String::from_utf8_lossy(&bytes), info) {
+                    let new = data_encoding::BASE64URL_NOPAD.encode(new.as_bytes());
+                    self.edits.push(Edit {
+                        start: at,
+                        end,
+                        put: Some(format!("{{\"$bytes\":\"{new}\"}}").into()),
+                    });
+                }
+            }
+        }
+        Ok(Some(end))
+    }
+
+    /// Everything below goes, but for the names; of some, the values stay.
+    fn shape(
+        &mut self,
+        rule: u16,
+        kept: &HashSet<String>,
+        t: &[u8],
+        at: usize,
+        depth: usize,
+    ) -> Result<usize, Fail> {
+        if depth > DEEPEST {
+            return Err(Fail::Deep);
+        }
+        let end = value_end(t, at).ok_or(Fail::Broken)?;
+        match t[at] {
+            b'{' => {
+                if self.is_wrapped(t, at) {
+                    return self.whole(rule, t, at, depth);
+                }
+                let len = self.path.len();
+                let mut pos = skip_space(t, at + 1);
+                while pos < end && t[pos] == b'"' {
+                    let key_end = string_end(t, pos).ok_or(Fail::Broken)?;
+                    let name = &t[pos + 1..key_end - 1];
+                    let from = skip_space(t, skip_space(t, key_end) + 1);
+                    let info = self.names.of(name, self.policy);
+                    if self.tracks() {
+                        self.path.push('.');
+                        self.path.push_str(&String::from_utf8_lossy(name));
+                    }
+                    let named = kept.contains(&crate::names::glued(&String::from_utf8_lossy(name)));
+                    let stop = if named {
+                        let inner = self.rule_for(info);
+                        let inner = if inner == rule { Policy::NONE } else { inner };
+                        self.ruled(inner, t, from, info, depth + 1)?
+                    } else {
+                        self.shape(rule, kept, t, from, depth + 1)?
+                    };
+                    self.path.truncate(len);
+                    pos = skip_space(t, stop);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+            }
+            b'[' => {
+                let mut pos = skip_space(t, at + 1);
+                while pos < end && t[pos] != b']' {
+                    pos = skip_space(t, self.shape(rule, kept, t, pos, depth + 1)?);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+            }
+            b'n' => {}
+            b't' | b'f' => {
+                self.fire(rule, Why::Named);
+                let id = &self.policy.rules[rule as usize].id;
+                self.put_string(at, end, &format!("[redacted:{id}]"));
+            }
+            b'"' => {
+                // Text that is an object has a shape, too.
+                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
+                let inner =
+                    if text.trim_start().starts_with(['{', '[']) { Value::checked(&text) } else { None };
+                match inner.filter(|v| matches!(v.kind(), Json::Object | Json::Array) && self.nested < NESTED)
+                {
+                    Some(v) => {
+                        self.nested += 1;
+                        let new = self
+                            .rewrite(v.text(), |w| w.shape(rule, kept, v.text(), 0, depth + 1).map(|_| ()));
+                        self.nested -= 1;
+                        if let Some(new) = new? {
+                            self.put_string(at, end, &String::from_utf8_lossy(&new));
+                        }
+                    }
+                    None => return self.whole(rule, t, at, depth),
+                }
+            }
+            _ => return self.whole(rule, t, at, depth),
+        }
+        Ok(end)
+    }
+
+    /// A whole value, as the rule for its field says.
+    fn whole(&mut self, rule: u16, t: &[u8], at: usize, depth: usize) -> Result<usize, Fail> {
+        if depth > DEEPEST {
+            return Err(Fail::Deep);
+        }
+        let end = value_end(t, at).ok_or(Fail::Broken)?;
+        let policy = self.policy;
+        let action = &policy.rules[rule as usize].action;
+        match t[at] {
+            // That it is there says nothing of what it is.
+            b'n' | b't' | b'f' => {}
+            b'{' | b'[' if end - at == 2 => {}
+            b'{' | b'[' if *action == Action::Redact => {
+                self.fire(rule, Why::Named);
+                self.put_string(at, end, &act::text(policy, rule, None, true, ""));
+            }
+            b'[' => {
+                let mut pos = skip_space(t, at + 1);
+                while pos < end && t[pos] != b']' {
+                    pos = skip_space(t, self.whole(rule, t, pos, depth + 1)?);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+            }
+            b'{' => {
+                if self.is_wrapped(t, at) {
+                    self.fire(rule, Why::Named);
+                    let id = &policy.rules[rule as usize].id;
+                    self.put_string(at, end, &format!("[redacted:{id}]"));
+                    return Ok(end);
+                }
+                let mut pos = skip_space(t, at + 1);
+                while pos < end && t[pos] == b'"' {
+                    let key_end = string_end(t, pos).ok_or(Fail::Broken)?;
+                    let from = skip_space(t, skip_space(t, key_end) + 1);
+                    pos = skip_space(t, self.whole(rule, t, from, depth + 1)?);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+            }
+            b'"' => {
+                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
+                if !text.is_empty() && !act::is_done(&text) {
+                    let kind = text.contains('@').then_some(Kind::Email);
+                    let new = act::text(policy, rule, kind, false, &text);
+                    if *new != *text {
+                        self.fire(rule, Why::Named);
+                        self.put_string(at, end, &new);
+                    }
+                }
+            }
+            _ => {
+                let text = String::from_utf8_lossy(&t[at..end]).into_owned();
+                if let Some(n) = act::number(policy, rule, &text) {
+                    let mut new = Vec::new();
+                    write_number(n, &mut new);
+                    if new != t[at..end] {
+                        self.fire(rule, Why::Named);
+                        self.edits.push(Edit { start: at, end, put: Some(new) });
+                    }
+                } else {
+                    self.fire(rule, Why::Named);
+                    let new = act::text(policy, rule, None, false, &text);
+                    self.put_string(at, end, &new);
+                }
+            }
+        }
+        Ok(end)
+    }
+
+    fn put_string(&mut self, start: usize, end: usize, text: &str) {
+        let mut json = Vec::with_capacity(text.len() + 2);
+        write_string(text, &mut json);
+        self.edits.push(Edit { start, end, put: Some(json) });
+    }
+
+    /// Whether something that is looked for stands in a name.
+    fn name_holds(&mut self, name: &[u8], info: Info) -> bool {
+        (name.len() >= SHORTEST || self.policy.patterns.is_some())
+            && self.finds(&String::from_utf8_lossy(&decoded(name)), info)
+    }
+
+    fn finds(&mut self, text: &str, info: Info) -> bool {
+        let before = self.fired.clone();
+        let told = self.told.take();
+        let found = self.content(text, info).is_some();
+        self.told = told;
+        *self.fired = before;
+        found
+    }
+
+    fn rename(&mut self, t: &[u8], start: usize, end: usize, all: &mut HashSet<Vec<u8>>) -> Result<(), Fail> {
+        let name = Value::first(&t[start..end]).and_then(Value::str).ok_or(Fail::Broken)?;
+        let Some(mut new) = self.content(&name, Info::default()) else { return Ok(()) };
+        // Two that are masked alike stay two.
+        let base = new.clone();
+        let mut n = 2;
+        while !all.insert(new.clone().into_bytes()) {
+            new = format!("{base} ({n})");
+            n += 1;
+        }
+        self.renamed = true;
+        self.put_string(start, end, &new);
+        Ok(())
+    }
+
+    /// A string, or a whole number.
+    fn string(&mut self, t: &[u8], start: usize, end: usize, info: Info, number: bool) -> Result<(), Fail> {
+        let inner = if number { &t[start..end] } else { &t[start + 1..end - 1] };
+        if inner.len() < SHORTEST && self.people.is_empty() && self.policy.patterns.is_none() {
+            return Ok(());
+        }
+        let text = if number || memchr::memchr(b'\\', inner).is_none() {
+            match std::str::from_utf8(inner) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(inner),
+            }
+        } else {
+            Value::first(&t[start..end]).and_then(Value::str).ok_or(Fail::Broken)?
+        };
+        // Text that is JSON is looked into as JSON.
+        if self.nested < NESTED
+            && let Some(b'{' | b'[') = text.bytes().find(|c| !c.is_ascii_whitespace())
+            && let Some(v) = Value::checked(&text)
+        {
+            self.nested += 1;
+            let new = self.rewrite(v.text(), |w| w.value(v.text(), 0, info, 2).map(|_| ()));
+            self.nested -= 1;
+            if let Some(new) = new? {
+                self.put_string(start, end, &String::from_utf8_lossy(&new));
+            }
+            return Ok(());
+        }
+        if let Some(new) = self.content(&text, info) {
+            self.put_string(start, end, &new);
+        }
+        Ok(())
+    }
+
+    /// What becomes of a text, if anything stands in it.
+    fn content(&mut self, text: &str, info: Info) -> Option<String> {
+        let mut new = self.hidden(text, info);
+        for (who, by) in self.people {
+            if let Some(named) = renamed(new.as_deref().unwrap_or(text), who, by) {
+                new = Some(named);
+            }
+        }
+        new
+    }
+
+    fn hidden(&mut self, text: &str, info: Info) -> Option<String> {
+        let mut found = std::mem::take(&mut self.scratch.found);
+        found.clear();
+        let bytes = text.as_bytes();
+        let viewed = self.scratch.view.of(bytes);
+        Scanner {
+            text: if viewed { &self.scratch.view.text } else { bytes },
+            policy: self.policy,
+            active: self.active,
+            names: self.names,
+            raised: info.raised,
+            found: &mut found,
+            inside: false,
+            judged: 0,
+        }
+        .run();
+        if info.exempt {
+            found.retain(|f| !self.names.exempts(info, f.rule));
+        }
+        let mut new = String::new();
+        let mut from = 0;
+        let mut any = false;
+        for f in &found {
+            let (mut start, mut end) =
+                if viewed { self.scratch.view.place(f.start, f.end) } else { (f.start, f.end) };
+            start = text.floor_char_boundary(start).max(from);
+            end = text.ceil_char_boundary(end);
+            if end <= start || act::is_done(&text[start..end]) {
+                continue;
+            }
+            let kind = match f.why {
+                Why::Kind(k) => Some(k),
+                _ => None,
+            };
+            let by = act::text(self.policy, f.rule, kind, f.whole, &text[start..end]);
+            if by == text[start..end] {
+                continue;
+            }
+            new.push_str(&text[from..start]);
+            new.push_str(&by);
+            from = end;
+            any = true;
+            self.fire(f.rule, f.why);
+        }
+        self.scratch.found = found;
+        any.then(|| {
+            new.push_str(&text[from..]);
+            new
+        })
+    }
+}
+
+/// Whether the value there says how often rules did something, and nothing else: what this filter wrote when it ran before.
+fn are_counts(text: &[u8]) -> bool {
+    let small = |v: &[u8]| v.len() <= 6 && v.iter().all(u8::is_ascii_digit);
+    text.first() == Some(&b'{') && scan::members(text).all(|(n, v)| crate::policy::is_id(n) && small(v))
+}
+
+/// A text in which someone's name, as a word of its own, is replaced.
+fn renamed(text: &str, who: &str, by: &str) -> Option<String> {
+    let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let mut new = String::new();
+    let mut from = 0;
+    let lower;
+    // Names differ by more than their letters' case nowhere that matters here.
+    let hay = if text.is_ascii() && who.is_ascii() {
+        lower = text.to_ascii_lowercase();
+        &lower
+    } else {
+        text
+    };
+    for at in memchr::memmem::find_iter(hay.as_bytes(), who.as_bytes()) {
+        if at < from || !text.is_char_boundary(at) || !text.is_char_boundary(at + who.len()) {
+            continue;
+        }
+        if word(text[..at].chars().next_back()) || word(text[at + who.len()..].chars().next()) {
+            continue;
+        }
+        new.push_str(&text[from..at]);
+        new.push_str(by);
+        from = at + who.len();
+    }
+    (from > 0).then(|| {
+        new.push_str(&text[from..]);
+        new
+    })
+}
+
+fn edited(text: &[u8], edits: Vec<Edit>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 64);
+    let mut from = 0;
+    for edit in edits {
+        out.extend_from_slice(&text[from..edit.start]);
+        from = edit.end;
+        match edit.put {
+            Some(new) => out.extend_from_slice(&new),
+            None => {
+                while out.last().is_some_and(u8::is_ascii_whitespace) {
+                    out.pop();
+                }
+                let next = skip_space(text, from);
+                if out.last() == Some(&b',') {
+                    out.pop();
+                } else if text.get(next) == Some(&b',') {
+                    from = next + 1;
+                }
+            }
+        }
+    }
+    out.extend_from_slice(&text[from..]);
+    out
+}
