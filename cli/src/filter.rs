@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{BufRead, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ enum Command {
     Run(Run),
     Check(Check),
     Compile(Compile),
+    Test(crate::privacy::Test),
+    Scan(crate::privacy::Scan),
     Schema(Schema),
 }
 
@@ -31,6 +33,8 @@ impl Filter {
             Command::Run(c) => c.run(),
             Command::Check(c) => c.run(),
             Command::Compile(c) => c.run(),
+            Command::Test(c) => c.run(),
+            Command::Scan(c) => c.run(),
             Command::Schema(c) => c.run(),
         }
     }
@@ -105,6 +109,32 @@ fn on_error(text: &str) -> Result<OnError, String> {
 /// Lines that go through the filter together.
 const LINES: usize = 512;
 
+/// Reads some lines as events, or as texts; false at the end.
+pub(crate) fn lines(
+    mut input: impl BufRead,
+    as_text: bool,
+    converter: &mut Converter,
+    events: &mut Events,
+) -> anyhow::Result<bool> {
+    let mut line = Vec::new();
+    while events.len() < LINES {
+        line.clear();
+        // As much as intake takes of one event, and a little.
+        if (&mut input).take(64 << 20).read_until(b'\n', &mut line).context("standard input")? == 0 {
+            break;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if as_text {
+            let event = serde_json::json!({"message": String::from_utf8_lossy(text)});
+            converter.json(event.to_string().as_bytes(), events);
+        } else if !text.is_empty() {
+            converter.json(text, events);
+        }
+    }
+    Ok(!events.is_empty())
+}
+
 impl Run {
     fn run(self) -> anyhow::Result<ExitCode> {
         let mut settings = self.module.settings();
@@ -119,23 +149,7 @@ impl Run {
         let (mut failed, mut first) = (0, 1);
         loop {
             let mut events = Events::default();
-            let mut line = Vec::new();
-            while events.len() < LINES {
-                line.clear();
-                // As much as intake takes of one event, and a little.
-                if (&mut input).take(64 << 20).read_until(b'\n', &mut line).context("standard input")? == 0 {
-                    break;
-                }
-                let text = line.strip_suffix(b"\n").unwrap_or(&line);
-                let text = text.strip_suffix(b"\r").unwrap_or(text);
-                if self.text {
-                    let event = serde_json::json!({"message": String::from_utf8_lossy(text)});
-                    converter.json(event.to_string().as_bytes(), &mut events);
-                } else if !text.is_empty() {
-                    converter.json(text, &mut events);
-                }
-            }
-            if events.is_empty() {
+            if !lines(&mut input, self.text, &mut converter, &mut events)? {
                 break;
             }
             let mut told = Vec::new();

@@ -10,6 +10,7 @@ mod generate;
 mod hold;
 mod init;
 mod keys;
+mod privacy;
 mod show;
 mod tree;
 mod verify;

@@ -12,7 +12,7 @@ use waxseal_store::{Store, list_all_keys, oldest};
 use waxseal_trail::hash::{leaf_hash, sha256};
 use waxseal_trail::merkle::{inclusion_proof, verify_inclusion};
 use waxseal_trail::name;
-use waxseal_trail::statement::Batch;
+use waxseal_trail::statement::{Batch, BatchObject};
 
 /// Show a record and where it is sealed: every match of an event id, or one WRITER:SEQUENCE
 #[derive(Args)]
@@ -65,6 +65,24 @@ impl Show {
     }
 }
 
+/// The events object that a header names: its key and its bytes, which may be others than were sealed.
+pub(crate) fn events_object(
+    store: &dyn Store,
+    header_key: &str,
+    h: &Batch,
+    object: &BatchObject,
+) -> anyhow::Result<(String, Vec<u8>)> {
+    let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
+    let named = |b: &[u8]| sha256(b) == object.sha256;
+    let mut bytes = store.get(&key)?;
+    if store.has_versions() && !bytes.as_deref().is_some_and(named) {
+        // Behind something that was written later.
+        bytes = oldest(store, &key, object.bytes, &named)?;
+    }
+    let bytes = bytes.ok_or_else(|| anyhow!("{key}: missing, and {header_key} names it"))?;
+    Ok((key, bytes))
+}
+
 fn look(
     store: &dyn Store,
     header_key: &str,
@@ -79,15 +97,8 @@ fn look(
     {
         return Ok(0);
     }
-    let key = name::events_key(&h.writer, h.batch, h.sealed_at, &object.sha256);
-    let named = |b: &[u8]| sha256(b) == object.sha256;
-    let mut bytes = store.get(&key)?;
-    if store.has_versions() && !bytes.as_deref().is_some_and(named) {
-        // Behind something that was written later.
-        bytes = oldest(store, &key, object.bytes, &named)?;
-    }
-    let bytes = bytes.ok_or_else(|| anyhow!("{key}: missing, and {header_key} names it"))?;
-    let intact = named(&bytes);
+    let (key, bytes) = events_object(store, header_key, h, object)?;
+    let intact = sha256(&bytes) == object.sha256;
     let reader = Reader::new(Bytes::from(bytes)).with_context(|| key.clone())?;
     let rows = match wanted {
         Wanted::Sequence(_, n) => vec![n - e.first_sequence],
