@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters bench-filters-fluent-bit memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters bench-filters-fluent-bit bench-privacy memory kit deny fuzz
 
 all: build
 
@@ -63,6 +63,11 @@ bench-filters:
 bench-filters-fluent-bit:
 	$(CARGO) build --locked --release -p waxseal-filter-testkit
 	@bash scripts/bench-filters.sh "$(CARGO_TARGET_DIR)/release" $(EVENTS)
+
+# How much privacy finds of a labelled corpus, beside Presidio's pattern recognisers. STRINGS=100000.
+bench-privacy:
+	$(CARGO) build --locked --release -p waxseal-filter-testkit
+	@bash scripts/bench-privacy.sh $(STRINGS)
 
 # Makes conformance/ and the example of docs/format.md anew.
 kit:

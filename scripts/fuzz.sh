@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
     echo "== $target: $seconds s"
     # What may be declared is bounded by FORMAT section 4; a decoder of small inputs that takes more is itself a finding.
     features=()
-    if [ "$target" = guest ] || [ "$target" = enrich_files ]; then features=(--no-default-features); fi
+    case "$target" in guest | enrich_files | privacy*) features=(--no-default-features) ;; esac
     if ! cargo fuzz run --fuzz-dir . ${features[@]+"${features[@]}"} "$target" "$grown" "corpus/$target" -- \
         -max_total_time="$seconds" -timeout=25 -rss_limit_mb=1536 -malloc_limit_mb=640 -max_len=65536 \
         -print_final_stats=1 -verbosity=0; then

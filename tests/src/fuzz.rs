@@ -37,6 +37,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("config", config),
     ("guest", waxseal_filter_testkit::fuzz::guest),
     ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
+    ("privacy", waxseal_filter_testkit::fuzz::privacy),
+    ("privacy_policy", waxseal_filter_testkit::fuzz::privacy_policy),
 ];
 
 /// One event as JSON. What is valid is canonicalised as `serde_json` understands it.

@@ -339,13 +339,27 @@ fn the_module_says_the_same_as_a_shipper_calls_it() {
 #[test]
 fn hostile_records_take_ten_times_their_size_at_most() {
     let Some(module) = enrich() else { return };
+    hostile(module, "enrich.yaml", "time: {year: 2015}\nsystem: {environment: x}\n");
+}
+
+#[test]
+fn hostile_records_take_ten_times_their_size_in_privacy_too() {
+    let Some(module) = waxseal_filter_testkit::module("privacy") else { return };
+    hostile(module, "privacy.yaml", "");
+}
+
+fn hostile(module: PathBuf, name: &str, yaml: &str) {
     // As large as a record can be that is looked into.
     const SIZE: usize = 1_000_000;
     let fill = |one: &str| one.repeat(SIZE / one.len() - 10);
     let members_of = |value: &str| -> String {
         (0..SIZE / (value.len() + 12)).map(|i| format!("\"k{i:06}\":{value},")).collect()
     };
-    let records: [(&str, Vec<u8>); 9] = [
+    let records: [(&str, Vec<u8>); 13] = [
+        ("mails", serde_json::json!({"message": fill("ab@c.de ")}).to_string().into()),
+        ("cards", serde_json::json!({"message": fill("4111111111111111 ")}).to_string().into()),
+        ("other scripts", serde_json::json!({"message": fill("４１１１ 日本 ")}).to_string().into()),
+        ("secrets", format!("{{{}\"z\":1}}", members_of("{\"password\":\"p\"}")).into()),
         (
             "deep",
             format!("{{\"a\":[{}1]}}", format!("{}1{},", "[".repeat(58), "]".repeat(58)).repeat(SIZE / 120))
@@ -366,8 +380,8 @@ fn hostile_records_take_ten_times_their_size_at_most() {
         ("no UTF-8", [b"{\"message\":\"".as_slice(), &[0xff; SIZE / 2], b"\"}"].concat()),
     ];
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("enrich.yaml");
-    std::fs::write(&config, "time: {year: 2015}\nsystem: {environment: x}\n").unwrap();
+    let config = dir.path().join(name);
+    std::fs::write(&config, yaml).unwrap();
     let compiled = Compiled::of(&module).unwrap();
     let runtime = Arc::new(Runtime::new(Process::Own).unwrap());
     let mut settings = Settings::new(module, config);

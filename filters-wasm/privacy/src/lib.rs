@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use walk::{Fail, Scratch, Walk};
-use waxseal_filter_abi::event::{Object, Orders, mixed, put_withheld};
+use waxseal_filter_abi::event::{Object, Orders, put_withheld};
 use waxseal_filter_abi::view::Kind as Json;
 use waxseal_filter_abi::{Event, Filter, Record, Shipped, Side, Value, wire};
 use waxseal_trail::record::Member;
@@ -32,7 +32,8 @@ pub struct Privacy {
     names: Names,
     scratch: Scratch,
     /// The rules in force, by category and type.
-    active: HashMap<u64, (String, Rc<Active>)>,
+    active: HashMap<String, Rc<Active>>,
+    last: Option<(String, String, Rc<Active>)>,
     fired: Vec<u32>,
 }
 
@@ -173,6 +174,7 @@ impl Privacy {
             names: Names::default(),
             scratch: Scratch::default(),
             active: HashMap::new(),
+            last: None,
             fired,
         }
     }
@@ -266,19 +268,22 @@ impl Privacy {
     }
 
     fn active(&mut self, category: &str, event_type: &str) -> Rc<Active> {
-        let key = format!("{category}\0{event_type}");
-        let slot = mixed(key.as_bytes());
-        match self.active.get(&slot) {
-            Some((known, active)) if *known == key => active.clone(),
-            _ => {
-                if self.active.len() >= KINDS {
-                    self.active.clear();
-                }
-                let active = Rc::new(self.policy.active(category, event_type));
-                self.active.insert(slot, (key, active.clone()));
-                active
-            }
+        // Of one stream most events are alike.
+        if let Some((c, t, active)) = &self.last
+            && c == category
+            && t == event_type
+        {
+            return active.clone();
         }
+        let key = format!("{category}\0{event_type}");
+        if self.active.len() >= KINDS {
+            self.active.clear();
+        }
+        let policy = &self.policy;
+        let make = || Rc::new(policy.active(category, event_type));
+        let active = self.active.entry(key).or_insert_with(make).clone();
+        self.last = Some((category.to_owned(), event_type.to_owned(), active.clone()));
+        active
     }
 
     /// Whose names have to go, and what stands in their place.

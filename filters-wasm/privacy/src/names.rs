@@ -57,6 +57,7 @@ pub(crate) struct Info {
 
 #[derive(Debug, Default)]
 struct Slot {
+    hash: usize,
     name: Box<[u8]>,
     rules: Box<[u16]>,
     /// Rules of detectors that leave it alone.
@@ -68,36 +69,58 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Names {
     slots: Vec<Option<Slot>>,
+    /// Which of a full set goes next.
+    turn: usize,
 }
 
-const SLOTS: usize = 1024;
-/// One more, for what is too long to be kept.
+const SLOTS: usize = 2048;
+/// Names whose hashes meet stand side by side.
+const WAYS: usize = 4;
+/// One slot more is for what is too long to be kept.
 const LONGEST: usize = 128;
 
 impl Default for Names {
     fn default() -> Self {
         let mut slots = Vec::new();
         slots.resize_with(SLOTS + 1, || None);
-        Names { slots }
+        Names { slots, turn: 0 }
     }
 }
 
 impl Names {
     /// What a name says, as it stands between quotes in JSON or in a text.
     pub(crate) fn of(&mut self, name: &[u8], policy: &Policy) -> Info {
-        let at = if name.len() <= LONGEST { mixed(name) as usize % SLOTS } else { SLOTS };
-        if let Some(slot) = self.slots[at].as_ref().filter(|s| *s.name == *name) {
-            return slot.info;
+        let mut at = SLOTS;
+        let hash = mixed(name) as usize;
+        if name.len() <= LONGEST {
+            let set = hash % (SLOTS / WAYS) * WAYS;
+            for (i, slot) in self.slots[set..set + WAYS].iter().enumerate() {
+                match slot {
+                    Some(slot) if slot.hash == hash && *slot.name == *name => return slot.info,
+                    Some(_) => {}
+                    None => {
+                        at = set + i;
+                        break;
+                    }
+                }
+            }
+            if at == SLOTS {
+                self.turn = self.turn.wrapping_add(1);
+                at = set + self.turn % WAYS;
+            }
         }
         let words = words(name);
-        let mut rules: Vec<u16> =
-            endings(&words).iter().filter_map(|e| policy.fields.get(e)).flatten().copied().collect();
-        rules.sort_unstable();
-        rules.dedup();
+        let mut rules: Vec<u16> = Vec::new();
+        if policy.ends.may_be(name) {
+            rules.extend(endings(&words).iter().filter_map(|e| policy.fields.get(e)).flatten());
+            rules.sort_unstable();
+            rules.dedup();
+        }
         let raised = words.iter().fold(0, |bits, w| bits | said(w.as_bytes()).0);
         let exempt = policy.exempt(&words);
         let info = Info { raised, holds: None, exempt: !exempt.is_empty(), slot: at as u16 };
-        self.slots[at] = Some(Slot { name: name.into(), rules: rules.into(), exempt: exempt.into(), info });
+        self.slots[at] =
+            Some(Slot { hash, name: name.into(), rules: rules.into(), exempt: exempt.into(), info });
         info
     }
 
@@ -117,6 +140,51 @@ impl Names {
         if let Some(slot) = &mut self.slots[info.slot as usize] {
             slot.info.holds = Some(holds);
         }
+    }
+}
+
+/// What names end with that any rule speaks of: three letters, as bits. Most names are told apart by it without a look at their
+/// words.
+#[derive(Debug)]
+pub(crate) struct Ends(Box<[u64; 64]>);
+
+impl Ends {
+    /// Of the names of rules, their words run together.
+    pub(crate) fn of<'n>(names: impl Iterator<Item = &'n String>) -> Ends {
+        let mut ends = Ends(Box::new([0; 64]));
+        for name in names.map(String::as_str).chain(NEUTRAL.iter().copied()) {
+            if let Some(bit) = Ends::bit(name.as_bytes()) {
+                ends.0[bit / 64] |= 1 << (bit % 64);
+            }
+        }
+        ends
+    }
+
+    /// Of the last three letters, whatever their case, without what follows them; `None` where all fits.
+    fn bit(name: &[u8]) -> Option<usize> {
+        let mut hash = 0usize;
+        let mut n = 0;
+        for c in name.iter().rev() {
+            match c {
+                b'a'..=b'z' | b'A'..=b'Z' => {
+                    hash = hash * 31 + usize::from(c | 0x20);
+                    n += 1;
+                    if n == 3 {
+                        return Some(hash % 4096);
+                    }
+                }
+                0x80.. => return None,
+                b'\\' => return None,
+                // Digits and signs before the end change nothing, between letters they begin another word.
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Whether a rule may speak of a name.
+    pub(crate) fn may_be(&self, name: &[u8]) -> bool {
+        Ends::bit(name).is_none_or(|bit| self.0[bit / 64] >> (bit % 64) & 1 != 0)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::detect::{Found, Kind, Why};
 use crate::keys::Keys;
-use crate::names::{endings, glued, words};
+use crate::names::{Ends, endings, glued, words};
 use regex_automata::{Input, meta};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
@@ -157,6 +157,7 @@ pub struct Policy {
     pub(crate) rules: Vec<Rule>,
     /// Rules by the names of fields, their words run together.
     pub(crate) fields: HashMap<String, Vec<u16>>,
+    pub(crate) ends: Ends,
     pub(crate) patterns: Option<Patterns>,
     pub(crate) keys: Option<Keys>,
     anonymize: Vec<RawAnonymize>,
@@ -251,6 +252,7 @@ impl Policy {
         let mut policy = Policy {
             rules: Vec::new(),
             fields: HashMap::new(),
+            ends: Ends::of(std::iter::empty()),
             patterns: None,
             keys,
             anonymize: raw.anonymize,
@@ -292,6 +294,7 @@ impl Policy {
             }
             policy.rules.push(rule);
         }
+        policy.ends = Ends::of(policy.fields.keys());
         for (i, a) in policy.anonymize.iter().enumerate() {
             if policy.keys.is_none() {
                 return Err(format!("anonymize[{i}]: pseudonyms need keys: <file>"));

@@ -1,7 +1,7 @@
 //! Over the JSON of an event, once: what rules hide is noted as edits of the text, which is only copied if there are any.
 
 use crate::act;
-use crate::detect::{Found, Kind, SHORTEST, Scanner, View, Why};
+use crate::detect::{Found, Kind, SHORTEST, SPECIAL, Scanner, View, Why, is_plain};
 use crate::names::{Info, Names};
 use crate::policy::{Action, Active, Policy};
 use std::borrow::Cow;
@@ -600,7 +600,12 @@ impl<'w> Walk<'w> {
     /// A string, or a whole number.
     fn string(&mut self, t: &[u8], start: usize, end: usize, info: Info, number: bool) -> Result<(), Fail> {
         let inner = if number { &t[start..end] } else { &t[start + 1..end - 1] };
-        if inner.len() < SHORTEST && self.people.is_empty() && self.policy.patterns.is_none() {
+        let bare = self.people.is_empty() && self.policy.patterns.is_none();
+        if bare && (inner.len() < SHORTEST || (info.raised == 0 && is_plain(inner))) {
+            return Ok(());
+        }
+        // Most texts are plain, and hold nothing: one pass says so.
+        if bare && !matches!(inner[0], b'{' | b'[' | b' ' | b'\t') && self.is_clean(inner, info) {
             return Ok(());
         }
         let text = if number || memchr::memchr(b'\\', inner).is_none() {
@@ -628,6 +633,24 @@ impl<'w> Walk<'w> {
             self.put_string(start, end, &new);
         }
         Ok(())
+    }
+
+    /// Whether a text, as it stands between quotes, is plain, and nothing is found in it.
+    fn is_clean(&mut self, text: &[u8], info: Info) -> bool {
+        let found = &mut self.scratch.found;
+        found.clear();
+        let signs = Scanner {
+            text,
+            policy: self.policy,
+            active: self.active,
+            names: self.names,
+            raised: info.raised,
+            found,
+            inside: false,
+            judged: 0,
+        }
+        .pass();
+        found.is_empty() && signs & SPECIAL == 0
     }
 
     /// What becomes of a text, if anything stands in it.

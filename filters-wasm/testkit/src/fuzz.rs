@@ -6,6 +6,9 @@ use std::cell::RefCell;
 use std::path::Path;
 use tempfile::TempDir;
 use waxseal_enrich::Enrich;
+use waxseal_filter_abi::Filter;
+use waxseal_privacy::Privacy;
+use waxseal_privacy::policy::Policy;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::record::{Checker, Events, Link, MAX_RECORD, Template};
 use waxseal_trail::time::Time;
@@ -14,7 +17,12 @@ use waxseal_trail::time::Time;
 pub type Check = fn(&[u8]);
 
 /// The targets: a name, which is also that of its corpus, and what is asserted.
-pub const TARGETS: &[(&str, Check)] = &[("guest", guest), ("enrich_files", enrich_files)];
+pub const TARGETS: &[(&str, Check)] = &[
+    ("guest", guest),
+    ("enrich_files", enrich_files),
+    ("privacy", privacy),
+    ("privacy_policy", privacy_policy),
+];
 
 /// Everything that enrich can do, at once.
 const EVERYTHING: &str = r#"
@@ -93,30 +101,73 @@ pub fn guest(data: &[u8]) {
             Native::load(&dir.path().join("enrich.yaml")).expect("the configuration is good")
         });
     }
-    FILTER.with_borrow_mut(|filter| {
-        if let Some(chunk) = data.strip_prefix(b"\0") {
-            let _ = filter.raw(chunk);
-            return;
-        }
-        let at = data.iter().position(|c| *c == b'\n');
-        let (tag, record) = at.map_or((&b""[..], data), |at| (&data[..at], &data[at + 1..]));
-        let tag = String::from_utf8_lossy(tag);
-        let mut raw = Events::default();
-        waxseal_trail::record::Converter::default().json(record, &mut raw);
-        let mut out = Events::default();
-        filter.in_sink(&raw, &tag, now(), &mut out);
-        assert_eq!(out.len(), 1);
-        records_of(&out, HTTP);
-        if raw.unparsed() == 0 && record.iter().all(|c| *c != 0) {
-            let shipped = String::from_utf8_lossy(filter.in_shipper(record, &tag, now())).into_owned();
-            let events = converted([shipped.as_str()]);
-            assert_eq!(events.unparsed(), 0, "{shipped}");
-            records_of(&events, HTTP);
-            // What the filter found is the same, whichever host it found it in.
-            let kind = |e: &Events| alike(members(e).remove(0))["event_type"].clone();
-            assert_eq!(kind(&events), kind(&out), "{shipped}");
-        }
-    });
+    FILTER.with_borrow_mut(|filter| in_both(filter, data));
+}
+
+fn in_both<F: Filter>(filter: &mut Native<F>, data: &[u8]) {
+    if let Some(chunk) = data.strip_prefix(b"\0") {
+        let _ = filter.raw(chunk);
+        return;
+    }
+    let at = data.iter().position(|c| *c == b'\n');
+    let (tag, record) = at.map_or((&b""[..], data), |at| (&data[..at], &data[at + 1..]));
+    let tag = String::from_utf8_lossy(tag);
+    let mut raw = Events::default();
+    waxseal_trail::record::Converter::default().json(record, &mut raw);
+    let mut out = Events::default();
+    filter.in_sink(&raw, &tag, now(), &mut out);
+    assert_eq!(out.len(), 1);
+    records_of(&out, HTTP);
+    if raw.unparsed() == 0 && record.iter().all(|c| *c != 0) {
+        let shipped = String::from_utf8_lossy(filter.in_shipper(record, &tag, now())).into_owned();
+        let events = converted([shipped.as_str()]);
+        assert_eq!(events.unparsed(), 0, "{shipped}");
+        records_of(&events, HTTP);
+        // What the filter found is the same, whichever host it found it in.
+        let kind = |e: &Events| alike(members(e).remove(0))["event_type"].clone();
+        assert_eq!(kind(&events), kind(&out), "{shipped}");
+    }
+}
+
+/// Everything that privacy can do, at once.
+const EVERY_RULE: &str = r#"
+keys: keys
+anonymize: [{types: ['auth*'], countries: [EU, US]}, {types: [data_read], unknown: false}]
+rules:
+  - {id: own, pattern: 'TCK-\d+', near: [ticket], not_near: [not], action: redact}
+  - {id: own2, pattern: '(?i)x+y', types: [api_call], action: drop}
+  - {id: net, find: [ip], except: [peer], action: truncate}
+  - {id: gone, fields: [internal_note], paths: ['a.*.b'], action: drop}
+  - {id: hashed, fields: [account_ref], action: hash}
+  - {id: rough, fields: [latitude, longitude, since], action: generalise}
+  - {id: kept, fields: [trace], action: keep}
+  - {id: some, paths: [parameters], allow: [page, limit], action: allow}
+  - {id: top, types: [api_error], allow: [user_id, endpoint], action: allow}
+  - {id: shaped, fields: [before, after], allow: [status], action: shape}
+  - {id: mails, find: [email], types: [data_export], action: hash}
+"#;
+
+/// As [`guest`], for privacy.
+pub fn privacy(data: &[u8]) {
+    thread_local! {
+        static FILTER: RefCell<Native<Privacy>> = RefCell::new({
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let policy = dir.path().join("privacy.yaml");
+            std::fs::write(&policy, EVERY_RULE).expect("writable");
+            std::fs::write(dir.path().join("keys"), "k 000102030405060708090a0b0c0d0e0f").expect("writable");
+            Native::load(&policy).expect("the policy is good")
+        });
+    }
+    FILTER.with_borrow_mut(|filter| in_both(filter, data));
+}
+
+/// A policy; what is taken, works.
+pub fn privacy_policy(data: &[u8]) {
+    let Ok(yaml) = std::str::from_utf8(data) else { return };
+    let Ok(policy) = Policy::parse(yaml, Path::new("/nonexistent")) else { return };
+    let mut filter = Privacy::new(policy);
+    let record = br#"{"actor":"alice","category":"data_access","event_type":"data_read","metadata":{"$raw":"card 4111111111111111","a":{"b":[1,"x@example.com"]},"password":"p","user_id":"alice"},"resource":"x"}"#;
+    let _ = filter.look(record);
 }
 
 /// A file that enrich reads; the first byte says which. What is taken, works.

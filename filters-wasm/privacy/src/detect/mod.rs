@@ -135,6 +135,56 @@ const JOINS: u8 = 8;
 const TRIGGER: u8 = 16;
 /// Stands in the local part of an e-mail address.
 const LOCAL: u8 = 32;
+/// Stands for something else, or may: an escape, in JSON or by percent, or a character that is not ASCII.
+pub(crate) const SPECIAL: u8 = 64;
+/// What is short and has no such byte, and few digits, is nothing that is looked for.
+const TELLS: u8 = 128;
+
+/// Whether a text is too short and too plain to hold anything, at a glance.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
+    // `Basic YTpi` has a space, an address an `@`, and numbers have seven digits at least; tokens are longer.
+    if text.len() >= 16 {
+        return false;
+    }
+    let (mut all, mut digits) = (0, 0);
+    for c in text {
+        let k = class(*c);
+        all |= k;
+        digits += (k & DIGIT) / DIGIT;
+    }
+    all & TELLS == 0 && digits < 7
+}
+
+/// The words that a token may begin with, by first letter: their lengths, as bits.
+static BEGINS: [u32; 256] = {
+    let mut all = [0u32; 256];
+    let words: [(u8, u32); 13] = [
+        (b'G', 1 << 6),                   // GOCSPX
+        (b'g', 1 << 3 | 1 << 5 | 1 << 6), // ghp, glpat, github
+        (b'x', 1 << 4),                   // xoxb
+        (b's', 1 << 2),                   // sk
+        (b'r', 1 << 2),                   // rk
+        (b'n', 1 << 3),                   // npm
+        (b'p', 1 << 4),                   // pypi
+        (b'S', 1 << 2),                   // SG
+        (b'B', 1 << 5 | 1 << 6),          // Basic, Bearer
+        (b'b', 1 << 5 | 1 << 6),
+        // AKIA…, AIza…, eyJ…: of any length.
+        (b'A', u32::MAX),
+        (b'e', u32::MAX << 3),
+        (b'y', 1 << 4),
+    ];
+    let mut i = 0;
+    while i < words.len() {
+        all[words[i].0 as usize] = words[i].1;
+        i += 1;
+    }
+    all
+};
+
+fn may_begin(first: u8, len: usize) -> bool {
+    BEGINS[first as usize] >> len.min(31) & 1 != 0
+}
 
 static CLASS: [u8; 256] = {
     let mut all = [0u8; 256];
@@ -151,16 +201,27 @@ static CLASS: [u8; 256] = {
         if matches!(b, b'+' | b'/' | b'-' | b'_' | b'=') {
             all[c] |= JOINS;
         }
-        if matches!(b, b'@' | b':' | b'=' | b'-') {
+        if matches!(b, b'@' | b':' | b'=' | b'-' | b'\\') {
             all[c] |= TRIGGER;
         }
         if matches!(b, b'.' | b'_' | b'%' | b'+' | b'-' | b'\'') {
             all[c] |= LOCAL;
         }
+        if matches!(b, b'%' | 0x80..) {
+            all[c] |= SPECIAL;
+        }
+        if matches!(b, b'@' | b':' | b'=' | b' ' | b'\\' | b'%' | 0x80..) {
+            all[c] |= TELLS;
+        }
         c += 1;
     }
     all
 };
+
+/// Whether a stretch may be base64 of anything that is looked for.
+fn is_stretch(from: usize, to: usize, of: u8) -> bool {
+    to - from >= 20 && of & UPPER != 0 && of & LOWER != 0
+}
 
 fn class(c: u8) -> u8 {
     CLASS[c as usize]
@@ -227,9 +288,11 @@ impl Scanner<'_> {
         at + rest.iter().position(|c| class(*c) & of == 0).unwrap_or(rest.len())
     }
 
-    fn pass(&mut self) {
+    /// The pass over the text; says of which classes its bytes are that are no letters and digits.
+    pub(crate) fn pass(&mut self) -> u8 {
         let text = self.text;
         let mut at = 0;
+        let mut signs = 0;
         // A stretch that may be base64.
         let (mut from, mut to, mut of) = (0, 0, 0);
         // The last word.
@@ -239,7 +302,7 @@ impl Scanner<'_> {
             if all & ALNUM != 0 {
                 let start = at;
                 at += 1;
-                while let Some(c) = text.get(at) {
+                for c in &text[at..] {
                     let k = class(*c);
                     if k & ALNUM == 0 {
                         break;
@@ -248,7 +311,9 @@ impl Scanner<'_> {
                     at += 1;
                 }
                 if to != start {
-                    self.stretch(from, to, of);
+                    if is_stretch(from, to, of) {
+                        self.stretch(from, to);
+                    }
                     (from, of) = (start, 0);
                 }
                 (to, of) = (at, of | all);
@@ -258,20 +323,30 @@ impl Scanner<'_> {
                     if start >= self.judged {
                         self.number(start, at);
                     }
-                } else {
+                } else if all & DIGIT != 0 || may_begin(text[start], at - start) {
                     self.word(start, at, all);
                 }
                 continue;
             }
+            signs |= all;
             if all & TRIGGER != 0 {
                 match c {
                     b'@' => self.email(at),
                     b'-' => {
-                        if let Some(end) = self.private_key(at) {
-                            at = end;
-                            continue;
+                        if text.get(at + 1) == Some(&b'-') {
+                            if let Some(end) = self.private_key(at) {
+                                at = end;
+                                continue;
+                            }
+                            self.flag(at + 2);
                         }
                     }
+                    // What is escaped so is a sign, too, and nothing else.
+                    b'\\' if matches!(text.get(at + 1), Some(b'"' | b'\\' | b'/')) => {
+                        at += 2;
+                        continue;
+                    }
+                    b'\\' => signs |= SPECIAL,
                     _ => self.separator(at, last),
                 }
             }
@@ -280,7 +355,10 @@ impl Scanner<'_> {
             }
             at += 1;
         }
-        self.stretch(from, to, of);
+        if is_stretch(from, to, of) {
+            self.stretch(from, to);
+        }
+        signs
     }
 
     /// What the words before and behind a number say of it, and the name of its field. (A name never lowers: whoever puts a card

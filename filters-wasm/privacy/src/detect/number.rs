@@ -33,11 +33,26 @@ impl Scanner<'_> {
     pub(super) fn number(&mut self, start: usize, end: usize) {
         let len = end - start;
         let next = self.at(end);
-        // Most numbers are short, and alone.
-        if len < 7
-            && !(divides(next) && (start..=end + 3).any(|at| at > end && self.class_at(at) & DIGIT != 0))
-        {
-            return;
+        // Most numbers are short, and alone, or with too few digits behind them.
+        if len < 7 {
+            if !divides(next) {
+                return;
+            }
+            let (mut sum, mut at, mut gap) = (len, end, 0);
+            while sum < 7 && gap < 4 {
+                let c = self.at(at);
+                if class(c) & DIGIT != 0 {
+                    (sum, gap) = (sum + 1, 0);
+                } else if divides(c) {
+                    gap += 1;
+                } else {
+                    break;
+                }
+                at += 1;
+            }
+            if sum < 7 && !(self.wants(Kind::Ip) && next == b'.') {
+                return;
+            }
         }
         if self.wants(Kind::Ip) && next == b'.' && len <= 3 && self.ipv4(start) {
             return;
@@ -301,7 +316,8 @@ impl Scanner<'_> {
         // A fraction, a path, a number of something.
         let joined = match from.checked_sub(1).map(|i| text[i]) {
             Some(b'.' | b',' | b'/' | b'#' | b'_') => true,
-            Some(b'-') => from >= 2 && class(text[from - 2]) & ALNUM != 0,
+            // A part of an identifier, as `ORD-` or of a UUID.
+            Some(b'-') if from >= 2 && class(text[from - 2]) & ALNUM != 0 => return,
             _ => false,
         };
         if joined && self.context(start, end_of(all.len())).near & Kind::Phone.bit() == 0 {

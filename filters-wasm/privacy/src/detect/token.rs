@@ -104,12 +104,16 @@ impl Scanner<'_> {
             b'B' | b'b' if matches!(word.len(), 5 | 6) => self.bearer(start, end),
             _ => {}
         }
-        // --password hunter2
-        if self.before(start) == b'-' && start >= 2 && text[start - 2] == b'-' {
-            let name_end = self.token_end(start);
-            if self.at(name_end) == b' ' && !matches!(self.at(name_end + 1), b'-' | b' ' | 0) {
-                self.named(start, name_end, name_end + 1);
-            }
+    }
+
+    /// `--password hunter2`, whose name begins there.
+    pub(super) fn flag(&mut self, start: usize) {
+        let end = self.token_end(start);
+        if class(self.at(start)) & ALNUM != 0
+            && self.at(end) == b' '
+            && !matches!(self.at(end + 1), b'-' | b' ' | 0)
+        {
+            self.named(start, end, end + 1);
         }
     }
 
@@ -295,7 +299,7 @@ impl Scanner<'_> {
     fn named(&mut self, from: usize, to: usize, value: usize) {
         let text = self.text;
         let name = &text[from..to];
-        if name.len() < 3 {
+        if name.len() < 3 || !self.policy.ends.may_be(name) {
             return;
         }
         let info = self.names.of(name, self.policy);
@@ -416,10 +420,7 @@ impl Scanner<'_> {
     }
 
     /// A stretch of what base64 is written with: looked into once.
-    pub(super) fn stretch(&mut self, from: usize, to: usize, all: u8) {
-        if to - from < 20 || all & UPPER == 0 || all & LOWER == 0 {
-            return;
-        }
+    pub(super) fn stretch(&mut self, from: usize, to: usize) {
         let stretch = &self.text[from..to];
         self.aws_secret(from, to);
         if self.inside {

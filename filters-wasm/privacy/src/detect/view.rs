@@ -23,6 +23,11 @@ impl View {
         }
         self.text.clear();
         self.places.clear();
+        // As much as it takes, and no more: these are kept, and a record may be large.
+        self.text.shrink_to(text.len().max(1 << 16));
+        self.text.reserve_exact(text.len());
+        self.places.shrink_to(text.len().max(1 << 16) + 1);
+        self.places.reserve_exact(text.len() + 1);
         let mut changed = false;
         let mut at = 0;
         while at < text.len() {
