@@ -356,10 +356,10 @@ fn hostile(module: PathBuf, name: &str, yaml: &str) {
         (0..SIZE / (value.len() + 12)).map(|i| format!("\"k{i:06}\":{value},")).collect()
     };
     let records: [(&str, Vec<u8>); 13] = [
-        ("mails", serde_json::json!({"message": fill("ab@c.de ")}).to_string().into()),
+        ("mails", serde_json::json!({"message": fill("alice@example.com ")}).to_string().into()),
         ("cards", serde_json::json!({"message": fill("4111111111111111 ")}).to_string().into()),
         ("other scripts", serde_json::json!({"message": fill("４１１１ 日本 ")}).to_string().into()),
-        ("secrets", format!("{{{}\"z\":1}}", members_of("{\"password\":\"p\"}")).into()),
+        ("secrets", format!("{{{}\"z\":1}}", members_of("{\"password\":\"correct horse battery\"}")).into()),
         (
             "deep",
             format!("{{\"a\":[{}1]}}", format!("{}1{},", "[".repeat(58), "]".repeat(58)).repeat(SIZE / 120))

@@ -285,8 +285,11 @@ impl<'w> Walk<'w> {
                     }
                     self.path.push_str(&String::from_utf8_lossy(name));
                 }
+                // A shipper's record has its members and its metadata at the top.
+                let outer = self.side == Side::Shipper && depth == 1;
+                let stays = outer && waxseal_trail::record::Member::named(name).is_some();
                 let forbidden = allowed.filter(|(_, all)| {
-                    !all.contains(&crate::names::glued(&String::from_utf8_lossy(&decoded(name))))
+                    !stays && !all.contains(&crate::names::glued(&String::from_utf8_lossy(&decoded(name))))
                 });
                 let mut rule = self.rule_for(info);
                 if matches!(name, b"data" | b"stringData")
@@ -316,7 +319,12 @@ impl<'w> Walk<'w> {
                         self.rename(t, start, key_end, all)?;
                     }
                     let before = self.edits.len();
-                    let end = self.ruled(rule, t, at, info, depth + 1)?;
+                    let end = if outer && name == b"metadata" && allowed.is_some() && t.get(at) == Some(&b'{')
+                    {
+                        self.object(t, at, depth + 1, allowed)?
+                    } else {
+                        self.ruled(rule, t, at, info, depth + 1)?
+                    };
                     raw |= first && name == b"$raw" && self.edits.len() > before;
                     end
                 }

@@ -1,69 +1,77 @@
 //! A text as a detector should see it: digits of other scripts and full width as ASCII, odd spaces and hyphens as the plain ones,
 //! what has no width left out, percent escapes decoded (once); with the way back to where each byte stood.
 
-/// The plain text, and for each of its bytes, and its end, where it stood.
+/// The plain text, and where its parts stood.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) text: Vec<u8>,
-    places: Vec<u32>,
+    /// From this place of the plain text on, each byte stood where it does and so much further.
+    shifts: Vec<(u32, u32)>,
 }
 
 fn hex(c: u8) -> Option<u8> {
     (c as char).to_digit(16).map(|d| d as u8)
 }
 
+/// What stands there for something else: how long it is, and what it is read as; `None` for what is itself.
+fn other(text: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
+    let (c, len) = byte(text, at);
+    if c < 0x80 {
+        return (len > 1).then_some((len, Some(c)));
+    }
+    let (second, second_len) = byte(text, at + len);
+    let (third, third_len) = byte(text, at + len + second_len);
+    match odd([c, second, third]) {
+        Some((2, plain)) => Some((len + second_len, plain)),
+        Some((_, plain)) => Some((len + second_len + third_len, plain)),
+        // A byte of a character that stays, escaped or not.
+        None => (len > 1).then_some((len, Some(c))),
+    }
+}
+
 impl View {
     /// Makes the view of a text; false if it is the text itself.
     pub(crate) fn of(&mut self, text: &[u8]) -> bool {
-        let percent = memchr::memchr(b'%', text).is_some_and(|at| escape(text, at).is_some()) || {
-            memchr::memchr_iter(b'%', text).any(|at| escape(text, at).is_some())
+        let may = |c: &u8| *c == b'%' || *c >= 0x80;
+        let next = |from: usize| {
+            let mut at = from;
+            loop {
+                at += text.get(at..)?.iter().position(may)?;
+                if let Some(found) = other(text, at) {
+                    return Some((at, found));
+                }
+                at += 1;
+            }
         };
-        if !percent && text.is_ascii() {
-            return false;
-        }
+        let Some(mut found) = next(0) else { return false };
         self.text.clear();
-        self.places.clear();
-        // As much as it takes, and no more: these are kept, and a record may be large.
+        self.shifts.clear();
+        // As much as it takes, and no more: it is kept, and a record may be large.
         self.text.shrink_to(text.len().max(1 << 16));
         self.text.reserve_exact(text.len());
-        self.places.shrink_to(text.len().max(1 << 16) + 1);
-        self.places.reserve_exact(text.len() + 1);
-        let mut changed = false;
-        let mut at = 0;
-        while at < text.len() {
-            let (c, len) = byte(text, at);
-            let (len, plain) = if c < 0x80 {
-                (len, Some(c))
-            } else {
-                let (second, second_len) = byte(text, at + len);
-                let (third, third_len) = byte(text, at + len + second_len);
-                match odd([c, second, third]) {
-                    Some((2, plain)) => (len + second_len, plain),
-                    Some((_, plain)) => (len + second_len + third_len, plain),
-                    None => {
-                        // One byte of a character that stays.
-                        changed |= len > 1;
-                        self.places.push(at as u32);
-                        self.text.push(c);
-                        at += len;
-                        continue;
-                    }
-                }
-            };
-            changed |= len > 1;
-            if let Some(c) = plain {
-                self.places.push(at as u32);
-                self.text.push(c);
+        let mut from = 0;
+        loop {
+            let (at, (len, plain)) = found;
+            self.text.extend_from_slice(&text[from..at]);
+            self.text.extend(plain);
+            from = at + len;
+            self.shifts.push((self.text.len() as u32, (from - self.text.len()) as u32));
+            match next(from) {
+                Some(next) => found = next,
+                None => break,
             }
-            at += len;
         }
-        self.places.push(at as u32);
-        changed
+        self.text.extend_from_slice(&text[from..]);
+        true
     }
 
     /// Where a part of the plain text stood.
     pub(crate) fn place(&self, start: usize, end: usize) -> (usize, usize) {
-        (self.places[start] as usize, self.places[end] as usize)
+        let stood = |at: usize| {
+            let n = self.shifts.partition_point(|(from, _)| *from as usize <= at);
+            at + n.checked_sub(1).map_or(0, |n| self.shifts[n].1 as usize)
+        };
+        (stood(start), stood(end))
     }
 }
 
