@@ -60,6 +60,8 @@ pub struct Event<'a> {
     /// The source itself gave the time.
     own_time: bool,
     irregular: bool,
+    /// A shipper's `metadata` that repeats a name.
+    loose_metadata: bool,
     unparsed: bool,
     /// A name of the metadata, or of what is displaced, has a dot in it.
     dotted: bool,
@@ -89,6 +91,7 @@ impl<'a> Event<'a> {
             marks_text: None,
             own_time: true,
             irregular: false,
+            loose_metadata: false,
             unparsed: false,
             dotted: false,
             arena: Vec::with_capacity(2048),
@@ -165,15 +168,18 @@ impl<'a> Event<'a> {
                 Place::Lift(which) => e.members[which as usize] = Some(value),
                 Place::Metadata => e.meta.push(Field { raw: name, name, value, inner: false }),
                 Place::Displaced => e.displaced.push(name),
+                // The sink's conversion displaces it whole.
+                Place::Own if repeated(value.members().map(|m| m.0)) => {
+                    e.loose_metadata = true;
+                    e.displaced.push(name);
+                }
                 Place::Own => {
-                    let first = e.meta.len();
                     let own =
                         value.members().map(|(raw, value)| Field { raw, name: raw, value, inner: true });
                     e.meta.extend(own);
                     if let Some(marks) = value.get("$enriched") {
                         e.take_marks(marks);
                     }
-                    e.irregular |= repeated(e.meta[first..].iter().map(|f| f.name));
                 }
             }
         }
@@ -559,7 +565,7 @@ impl<'a> Event<'a> {
         let mut aside: Vec<(&[u8], Value<'_>)> = Vec::new();
         for (name, value) in top.into_iter().flat_map(Value::members) {
             if name == b"metadata" {
-                if value.kind() == Kind::Object {
+                if value.kind() == Kind::Object && !self.loose_metadata {
                     metadata = Some(value);
                 } else {
                     aside.push((name, value));
@@ -656,14 +662,45 @@ impl Orders {
     }
 }
 
+/// The last eight bytes as a number; of fewer, all of them, each differently. Without a loop, which costs a module at each turn.
+fn last_word(bytes: &[u8]) -> u64 {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        return u64::from_le_bytes(*last);
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32;
+    }
+    match *bytes {
+        [] => 0,
+        [a] => u64::from(a),
+        [a, b] => u64::from(a) | u64::from(b) << 8,
+        [a, b, c, ..] => u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16,
+    }
+}
+
 /// A number of bytes that differs where they do, mostly.
 pub fn mixed(bytes: &[u8]) -> u64 {
+    let step = |n: u64, w: u64| (n.rotate_left(5) ^ w).wrapping_mul(0x517c_c1b7_2722_0a95);
     let (words, tail) = bytes.as_chunks::<8>();
-    let tail = tail.iter().fold(bytes.len() as u64, |n, c| n << 8 | u64::from(*c));
-    let words = words.iter().map(|w| u64::from_le_bytes(*w));
-    let mixed =
-        words.chain([tail]).fold(0u64, |n, w| (n.rotate_left(5) ^ w).wrapping_mul(0x517c_c1b7_2722_0a95));
+    let mut mixed = bytes.len() as u64;
+    for word in words {
+        mixed = step(mixed, u64::from_le_bytes(*word));
+    }
+    if !tail.is_empty() {
+        mixed = step(mixed, last_word(bytes));
+    }
     mixed ^ mixed >> 32
+}
+
+/// Whether bytes are the same: for short ones, eight at a time.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let (xs, _) = a.as_chunks::<8>();
+    let (ys, _) = b.as_chunks::<8>();
+    xs.iter().zip(ys).all(|(x, y)| u64::from_le_bytes(*x) == u64::from_le_bytes(*y))
+        && last_word(a) == last_word(b)
 }
 
 /// Appends a member to an object that has been opened.
@@ -839,5 +876,20 @@ impl Ids {
         bits.copy_from_slice(&rest);
         let text = waxseal_trail::record::event_id(now, bits);
         Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{mixed, same};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_the_same_or_not(a in prop::collection::vec(0u8..3, 0..20), b in prop::collection::vec(0u8..3, 0..20)) {
+            prop_assert_eq!(same(&a, &b), a == b);
+            prop_assert!(same(&a, &a.clone()));
+            prop_assert!(a != b || mixed(&a) == mixed(&b));
+        }
     }
 }

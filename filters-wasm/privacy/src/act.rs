@@ -26,7 +26,10 @@ pub(crate) fn number(policy: &Policy, rule: u16, text: &str) -> Option<f64> {
     if policy.rules[rule as usize].action != Action::Generalise {
         return None;
     }
-    // A coordinate: to a tenth of a degree, some 11 km.
+    // A coordinate, which has a fraction: to a tenth of a degree, some 11 km.
+    if !text.contains('.') {
+        return None;
+    }
     let n: f64 = text.parse().ok().filter(|n: &f64| n.abs() <= 180.0)?;
     Some((n * 10.0).round() / 10.0)
 }
@@ -61,6 +64,17 @@ fn masked(text: &str, first: usize, last: usize) -> String {
             if seen <= first || seen > all - last { c } else { '*' }
         })
         .collect()
+}
+
+/// Whether a text is an address, and nothing else.
+pub(crate) fn is_email(text: &str) -> bool {
+    let Some((local, domain)) = text.split_once('@') else { return false };
+    let top = domain.rsplit_once('.').map_or("", |(_, top)| top);
+    !local.is_empty()
+        && !domain.contains('@')
+        && top.len() >= 2
+        && top.chars().all(char::is_alphabetic)
+        && !text.contains(char::is_whitespace)
 }
 
 /// `a***@example.com`

@@ -16,7 +16,7 @@ use detect::Kind;
 use keys::Use;
 use names::Names;
 use policy::{Active, Policy};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use walk::{Fail, Scratch, Walk};
@@ -56,6 +56,11 @@ impl Place {
         Some(Place { rule: rule.into(), path: path.into(), why: why.into() })
     }
 }
+
+/// What pseudonyms are counted under.
+const ANONYMIZE: &str = "anonymize";
+/// So many people are named in one event at most; whoever names more is no log of who did what.
+const PEOPLE: usize = 256;
 
 /// So many kinds of events are told apart without reading the policy again.
 const KINDS: usize = 256;
@@ -106,15 +111,13 @@ impl Filter for Privacy {
                 let Some(which) = Member::at(m).filter(|_| !text.is_empty()) else { continue };
                 let new = match which {
                     // What these hold is decided by their form.
-                    Member::Category
-                    | Member::EventId
-                    | Member::EventType
-                    | Member::Schema
-                    | Member::Timestamp => continue,
+                    Member::EventId | Member::Timestamp => continue,
                     Member::Metadata => walk.object_text(text, true),
                     _ => walk.member(which.name(), text),
                 };
                 match new {
+                    // Metadata of which nothing is left are none.
+                    Ok(Some(new)) if new == b"{}" => masked.push((which, Vec::new())),
                     Ok(Some(new)) => masked.push((which, new)),
                     Ok(None) => {}
                     Err(_) => {
@@ -168,7 +171,8 @@ waxseal_filter_abi::export!(crate::Privacy);
 impl Privacy {
     /// With a policy that has been read.
     pub fn new(policy: Policy) -> Privacy {
-        let fired = vec![0; policy.rules.len()];
+        // One more for pseudonyms.
+        let fired = vec![0; policy.rules.len() + 1];
         Privacy {
             policy,
             names: Names::default(),
@@ -200,8 +204,8 @@ impl Privacy {
                 Walk::new(policy, &active, names, scratch, Side::Sink, fired, Some(&mut told), &[]);
             for (name, value) in top.members() {
                 let done = match name {
-                    b"category" | b"event_id" | b"event_type" | b"nonce" | b"observed_at"
-                    | b"previous_hash" | b"schema" | b"sequence" | b"timestamp" | b"writer" => continue,
+                    b"event_id" | b"nonce" | b"observed_at" | b"previous_hash" | b"sequence"
+                    | b"timestamp" | b"writer" => continue,
                     b"metadata" => walk.object_text(value.text(), true),
                     // An intake's own words are at its top; what the shipper said stands below.
                     b"source" => walk.object_text(value.text(), false),
@@ -260,6 +264,9 @@ impl Privacy {
                 None => counts.push((&rule.id, *n)),
             }
         }
+        if let Some(n) = self.fired.last().filter(|n| **n > 0) {
+            counts.push((ANONYMIZE, *n));
+        }
         for (id, n) in counts {
             object.json(id.to_owned(), n.to_string().into());
         }
@@ -299,10 +306,12 @@ impl Privacy {
             return Vec::new();
         }
         let mut all: Vec<(String, String)> = Vec::new();
+        let mut seen = HashSet::new();
         self.identities(&fields(), 0, &mut |who| {
             let who = who.trim().to_ascii_lowercase();
             // One letter is no name, and what has a pseudonym keeps it.
-            if who.chars().count() > 1 && !act::is_done(&who) && !all.iter().any(|(w, _)| *w == who) {
+            let is_name = who.chars().count() > 1 || who.bytes().all(|c| c.is_ascii_digit());
+            if all.len() < PEOPLE && is_name && !act::is_done(&who) && seen.insert(who.clone()) {
                 let by = keys.code(Use::Pseudonym, &who);
                 all.push((who, by));
             }
@@ -314,18 +323,32 @@ impl Privacy {
 
     fn identities(&self, fields: &[(&[u8], Value<'_>)], depth: usize, found: &mut dyn FnMut(&str)) {
         for (name, value) in fields {
-            match value.kind() {
-                Json::String | Json::Number if self.policy.is_identity(name) => {
-                    if let Some(who) = value.word() {
-                        found(&who);
-                    }
-                }
-                Json::Object if depth < 8 => {
-                    let inner: Vec<_> = value.members().collect();
-                    self.identities(&inner, depth + 1, found);
-                }
-                _ => {}
+            self.identity(name, *value, depth, found);
+        }
+    }
+
+    fn identity(&self, name: &[u8], value: Value<'_>, depth: usize, found: &mut dyn FnMut(&str)) {
+        match value.kind() {
+            _ if depth > 8 => {}
+            Json::Object => {
+                let inner: Vec<_> = value.members().collect();
+                self.identities(&inner, depth + 1, found);
             }
+            Json::Array => value.elements().for_each(|v| self.identity(name, v, depth + 1, found)),
+            Json::String | Json::Number if self.policy.is_identity(name) => {
+                if let Some(who) = value.word() {
+                    found(&who);
+                }
+            }
+            Json::String => {
+                let text = value.str().unwrap_or_default();
+                if let Some(v) =
+                    Some(&text).filter(|t| t.starts_with(['{', '['])).and_then(|t| Value::checked(t))
+                {
+                    self.identity(name, v, depth + 1, found);
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::detect::said;
 use crate::policy::Policy;
-use waxseal_filter_abi::event::mixed;
+use waxseal_filter_abi::event::{decoded, mixed, same};
 
 /// Words that may follow without changing what a field holds.
 const NEUTRAL: &[&str] = &[
@@ -37,11 +37,19 @@ const NEUTRAL: &[&str] = &[
     "2",
     "3",
     "base",
+    "b",
     "b64",
     "base64",
     "enc",
     "full",
 ];
+
+/// Words that are often written together with the one before.
+const RUN_TOGETHER: &[&str] = &["password", "passwd", "passphrase", "apikey", "secretkey", "accesstoken"];
+
+/// Names that objects have which are no secrets: Azure's `authorization` has action and scope, a pod's `secret` a name.
+const BROAD: &[&str] =
+    &["authorization", "secret", "credential", "credentials", "token", "cookies", "passport"];
 
 /// What a name says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +60,10 @@ pub(crate) struct Info {
     pub(crate) holds: Option<bool>,
     /// Some rules of detectors leave it alone.
     pub(crate) exempt: bool,
+    /// Objects of another kind have such a name, too.
+    pub(crate) broad: bool,
+    /// It may be the working directory.
+    pub(crate) directory: bool,
     slot: u16,
 }
 
@@ -96,7 +108,7 @@ impl Names {
             let set = hash % (SLOTS / WAYS) * WAYS;
             for (i, slot) in self.slots[set..set + WAYS].iter().enumerate() {
                 match slot {
-                    Some(slot) if slot.hash == hash && *slot.name == *name => return slot.info,
+                    Some(slot) if slot.hash == hash && same(&slot.name, name) => return slot.info,
                     Some(_) => {}
                     None => {
                         at = set + i;
@@ -109,16 +121,26 @@ impl Names {
                 at = set + self.turn % WAYS;
             }
         }
-        let words = words(name);
+        let text = decoded(name);
+        let words = words(&text);
         let mut rules: Vec<u16> = Vec::new();
-        if policy.ends.may_be(name) {
+        // What was masked, or is JSON, is no name of a field.
+        let odd = memchr::memchr2(b'"', b'{', &text).is_some()
+            || memchr::memmem::find(&text, b"[redacted").is_some();
+        if !odd && policy.ends.may_be(name) {
             rules.extend(endings(&words).iter().filter_map(|e| policy.fields.get(e)).flatten());
             rules.sort_unstable();
             rules.dedup();
         }
+        // call_count is no number that anyone calls.
+        let counts = words.last().is_some_and(|w| said(w.as_bytes()).1);
         let raised = words.iter().fold(0, |bits, w| bits | said(w.as_bytes()).0);
+        let raised = if counts { 0 } else { raised };
         let exempt = policy.exempt(&words);
-        let info = Info { raised, holds: None, exempt: !exempt.is_empty(), slot: at as u16 };
+        let broad = words.last().is_some_and(|w| BROAD.contains(&w.as_str()));
+        let directory = words.last().is_some_and(|w| w == "pwd");
+        let info =
+            Info { broad, directory, raised, holds: None, exempt: !exempt.is_empty(), slot: at as u16 };
         self.slots[at] =
             Some(Slot { hash, name: name.into(), rules: rules.into(), exempt: exempt.into(), info });
         info
@@ -136,8 +158,8 @@ impl Names {
     }
 
     /// Keeps what detectors said of a name.
-    pub(crate) fn keep(&mut self, info: Info, holds: bool) {
-        if let Some(slot) = &mut self.slots[info.slot as usize] {
+    pub(crate) fn keep(&mut self, info: Info, name: &[u8], holds: bool) {
+        if let Some(slot) = self.slots[info.slot as usize].as_mut().filter(|s| same(&s.name, name)) {
             slot.info.holds = Some(holds);
         }
     }
@@ -146,15 +168,23 @@ impl Names {
 /// What names end with that any rule speaks of: three letters, as bits. Most names are told apart by it without a look at their
 /// words.
 #[derive(Debug)]
-pub(crate) struct Ends(Box<[u64; 64]>);
+pub(crate) struct Ends {
+    three: Box<[u64; 64]>,
+    /// Those that have fewer letters, last letter first.
+    short: Vec<Vec<u8>>,
+}
 
 impl Ends {
     /// Of the names of rules, their words run together.
     pub(crate) fn of<'n>(names: impl Iterator<Item = &'n String>) -> Ends {
-        let mut ends = Ends(Box::new([0; 64]));
+        let mut ends = Ends { three: Box::new([0; 64]), short: Vec::new() };
         for name in names.map(String::as_str).chain(NEUTRAL.iter().copied()) {
-            if let Some(bit) = Ends::bit(name.as_bytes()) {
-                ends.0[bit / 64] |= 1 << (bit % 64);
+            match Ends::bit(name.as_bytes()) {
+                Some(bit) => ends.three[bit / 64] |= 1 << (bit % 64),
+                None => {
+                    let letters = name.bytes().rev().filter(u8::is_ascii_alphabetic);
+                    ends.short.push(letters.map(|c| c.to_ascii_lowercase()).collect());
+                }
             }
         }
         ends
@@ -184,7 +214,11 @@ impl Ends {
 
     /// Whether a rule may speak of a name.
     pub(crate) fn may_be(&self, name: &[u8]) -> bool {
-        Ends::bit(name).is_none_or(|bit| self.0[bit / 64] >> (bit % 64) & 1 != 0)
+        Ends::bit(name).is_none_or(|bit| self.three[bit / 64] >> (bit % 64) & 1 != 0)
+            || self.short.iter().any(|short| {
+                let mut letters = name.iter().rev().filter(|c| c.is_ascii_alphabetic());
+                short.iter().all(|s| letters.next().is_some_and(|c| c | 0x20 == *s))
+            })
     }
 }
 
@@ -223,6 +257,11 @@ pub(crate) fn endings(words: &[String]) -> Vec<String> {
     loop {
         for from in end.saturating_sub(4)..end {
             all.push(words[from..end].concat());
+        }
+        // dbpassword, PGPASSWORD
+        if let Some(last) = end.checked_sub(1).map(|i| &words[i]) {
+            let ends = RUN_TOGETHER.iter().filter(|s| last.len() > s.len() && last.ends_with(**s));
+            all.extend(ends.map(|s| (*s).to_owned()));
         }
         let neutral = |w: &String| NEUTRAL.contains(&w.as_str()) || w.chars().all(char::is_numeric);
         if end < 2 || words.len() - end >= 3 || !neutral(&words[end - 1]) {

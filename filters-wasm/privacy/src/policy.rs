@@ -159,6 +159,8 @@ pub struct Policy {
     pub(crate) fields: HashMap<String, Vec<u16>>,
     pub(crate) ends: Ends,
     pub(crate) patterns: Option<Patterns>,
+    /// All rules in force at once.
+    pub(crate) every: Active,
     pub(crate) keys: Option<Keys>,
     anonymize: Vec<RawAnonymize>,
     pub(crate) identities: HashSet<String>,
@@ -254,6 +256,13 @@ impl Policy {
             fields: HashMap::new(),
             ends: Ends::of(std::iter::empty()),
             patterns: None,
+            every: Active {
+                on: Vec::new(),
+                by_kind: [Policy::NONE; Kind::ALL.len()],
+                paths: false,
+                top: Policy::NONE,
+                kubernetes: Policy::NONE,
+            },
             keys,
             anonymize: raw.anonymize,
             identities: identities.iter().map(|n| glued(n)).collect(),
@@ -295,6 +304,7 @@ impl Policy {
             policy.rules.push(rule);
         }
         policy.ends = Ends::of(policy.fields.keys());
+        policy.every = policy.active_if(|_| true);
         for (i, a) in policy.anonymize.iter().enumerate() {
             if policy.keys.is_none() {
                 return Err(format!("anonymize[{i}]: pseudonyms need keys: <file>"));
@@ -369,7 +379,11 @@ impl Policy {
 
     /// The rules for an event of that type.
     pub(crate) fn active(&self, category: &str, event_type: &str) -> Active {
-        let on: Vec<bool> = self.rules.iter().map(|r| applies(&r.types, category, event_type)).collect();
+        self.active_if(|r| applies(&r.types, category, event_type))
+    }
+
+    fn active_if(&self, applies: impl Fn(&Rule) -> bool) -> Active {
+        let on: Vec<bool> = self.rules.iter().map(applies).collect();
         let first = |fits: &dyn Fn(&Rule) -> bool| {
             let mut all = self.rules.iter().zip(&on);
             all.position(|(r, on)| *on && fits(r)).map_or(Policy::NONE, |i| i as u16)
@@ -472,7 +486,11 @@ impl Patterns {
     fn new(all: Vec<Pattern>) -> Result<Patterns, String> {
         let mut by_types: Vec<(Vec<String>, Vec<Pattern>)> = Vec::new();
         for p in all {
-            match by_types.iter_mut().find(|(t, _)| *t == p.types) {
+            // One with words of its own may refuse what it fits: alone, it takes nothing from the others.
+            let alone = !p.near.is_empty() || !p.not_near.is_empty();
+            let together =
+                |list: &[Pattern]| !alone && list.iter().all(|p| p.near.is_empty() && p.not_near.is_empty());
+            match by_types.iter_mut().find(|(t, list)| *t == p.types && together(list)) {
                 Some((_, list)) => list.push(p),
                 None => by_types.push((p.types.clone(), vec![p])),
             }

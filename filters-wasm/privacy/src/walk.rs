@@ -5,7 +5,7 @@ use crate::detect::{Found, Kind, SHORTEST, SPECIAL, Scanner, View, Why, is_plain
 use crate::names::{Info, Names};
 use crate::policy::{Action, Active, Policy};
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use waxseal_filter_abi::Side;
 use waxseal_filter_abi::event::decoded;
 use waxseal_filter_abi::view::{Kind as Json, Value};
@@ -44,6 +44,12 @@ struct Edit {
     put: Option<Vec<u8>>,
 }
 
+/// The names of an object, and how many became the same.
+struct Siblings {
+    all: HashSet<Vec<u8>>,
+    counts: HashMap<String, u32>,
+}
+
 /// Memory that is kept between events.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
@@ -70,6 +76,10 @@ pub(crate) struct Walk<'w> {
     edits: Vec<Edit>,
     renamed: bool,
     nested: u32,
+    /// What is walked is of Kubernetes' secrets.
+    secrets: bool,
+    /// The value that comes stands under a name that objects of another kind have, too.
+    broad: bool,
 }
 
 impl<'w> Walk<'w> {
@@ -98,6 +108,8 @@ impl<'w> Walk<'w> {
             edits: Vec::new(),
             renamed: false,
             nested: 0,
+            secrets: false,
+            broad: false,
         }
     }
 
@@ -108,7 +120,7 @@ impl<'w> Walk<'w> {
     fn fire(&mut self, rule: u16, why: Why) {
         self.fired[rule as usize] += 1;
         if let Some(told) = &mut self.told {
-            let id = &self.policy.rules[rule as usize].id;
+            let id = self.policy.rules.get(rule as usize).map_or(crate::ANONYMIZE, |r| &r.id);
             let why = match why {
                 Why::Kind(k) => k.name().to_owned(),
                 Why::Named => "its name".to_owned(),
@@ -179,9 +191,15 @@ impl<'w> Walk<'w> {
             Action::Allow(names) if t.get(at) == Some(&b'{') => {
                 self.object(t, at, depth, Some((rule, names)))
             }
-            Action::Allow(_) => self.value(t, at, info, depth),
+            Action::Allow(names) => self.allow(rule, names, t, at, depth),
             Action::Shape(names) => self.shape(rule, names, t, at, depth),
-            _ => self.whole(rule, t, at, depth),
+            _ => {
+                self.broad = info.broad;
+                if info.directory && t.get(at) == Some(&b'"') && matches!(t.get(at + 1), Some(b'/' | b'~')) {
+                    return self.value(t, at, info, depth);
+                }
+                self.whole(rule, t, at, depth)
+            }
         }
     }
 
@@ -192,7 +210,7 @@ impl<'w> Walk<'w> {
         match t.get(at).ok_or(Fail::Broken)? {
             b'"' => {
                 let end = string_end(t, at).ok_or(Fail::Broken)?;
-                self.string(t, at, end, info, false)?;
+                self.string(t, at, end, info)?;
                 Ok(end)
             }
             b'{' => {
@@ -203,8 +221,11 @@ impl<'w> Walk<'w> {
                     Some(Action::Allow(names)) => Some((allowed, names)),
                     _ => None,
                 };
+                // Of what cannot be taken by names nothing may be said to stay.
+                if top && allowed.is_some() && self.is_wrapped(t, at) && t[at..].starts_with(b"{\"$map\"") {
+                    return Err(Fail::Broken);
+                }
                 if self.is_wrapped(t, at)
-                    && !top
                     && let Some(end) = self.wrapper(t, at, info, depth)?
                 {
                     return Ok(end);
@@ -214,12 +235,20 @@ impl<'w> Walk<'w> {
             b'[' => {
                 let mut at = skip_space(t, at + 1);
                 let mut i = 0;
+                let mut behind = Policy::NONE;
                 let len = self.path.len();
                 while *t.get(at).ok_or(Fail::Broken)? != b']' {
                     if self.tracks() {
                         self.path.push_str(&format!(".{i}"));
                     }
-                    at = skip_space(t, self.value(t, at, info, depth + 1)?);
+                    let from = at;
+                    let end = if behind == Policy::NONE || t[at] != b'"' {
+                        self.value(t, at, info, depth + 1)?
+                    } else {
+                        self.whole(behind, t, at, depth + 1)?
+                    };
+                    behind = if t[from] == b'"' { self.rule_behind(&t[from..end]) } else { Policy::NONE };
+                    at = skip_space(t, end);
                     self.path.truncate(len);
                     i += 1;
                     match t.get(at) {
@@ -233,8 +262,10 @@ impl<'w> Walk<'w> {
             b'-' | b'0'..=b'9' => {
                 let end = value_end(t, at).ok_or(Fail::Broken)?;
                 // Whole numbers that are long enough to be one that is looked for.
-                if end - at >= 7 && t[at..end].iter().all(u8::is_ascii_digit) {
-                    self.string(t, at, end, info, true)?;
+                let from = at + usize::from(t[at] == b'-');
+                let long = end - from >= 7 || !self.people.is_empty();
+                if long && t[from..end].iter().all(u8::is_ascii_digit) {
+                    self.number_text(t, at, from, end, info)?;
                 }
                 Ok(end)
             }
@@ -252,7 +283,8 @@ impl<'w> Walk<'w> {
         let mut at = skip_space(t, open + 1);
         let len = self.path.len();
         let mut raw = false;
-        let mut names: Option<HashSet<Vec<u8>>> = None;
+        let mut names: Option<Siblings> = None;
+        let mut secret = None;
         while *t.get(at).ok_or(Fail::Broken)? != b'}' {
             let start = at;
             if t[at] != b'"' {
@@ -268,7 +300,7 @@ impl<'w> Walk<'w> {
             let ours = self.side == Side::Sink
                 && self.nested == 0
                 && matches!(name, b"$enriched" | b"$filter_errors" | b"$withheld")
-                || name == b"privacy" && depth <= 2 && are_counts(&t[at..]);
+                || name == b"privacy" && depth <= 2 && self.are_counts(&t[at..]);
             let first = self.side == Side::Sink && depth == 1 && self.nested == 0;
             let end = if ours {
                 value_end(t, at).ok_or(Fail::Broken)?
@@ -294,9 +326,13 @@ impl<'w> Walk<'w> {
                 let mut rule = self.rule_for(info);
                 if matches!(name, b"data" | b"stringData")
                     && self.active.kubernetes < rule
-                    && scan::members(&t[open..]).any(|m| m == (b"kind", b"\"Secret\""))
+                    && *secret.get_or_insert_with(|| self.secrets || is_secret(&t[open..]))
                 {
                     rule = self.active.kubernetes;
+                }
+                // {"name": "DB_PASSWORD", "value": "…"}
+                if matches!(name, b"value" | b"Value" | b"val" | b"v") {
+                    rule = rule.min(self.rule_by_sibling(&t[open..]));
                 }
                 let dropped = forbidden.map(|(rule, _)| rule).or_else(|| {
                     (rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop)
@@ -306,19 +342,18 @@ impl<'w> Walk<'w> {
                     let end = value_end(t, at).ok_or(Fail::Broken)?;
                     self.fire(rule, Why::Named);
                     self.edits.push(Edit { start, end, put: None });
+                    raw |= first && name == b"$raw";
                     end
                 } else {
-                    if info.holds.is_none() {
-                        info.holds = Some(self.name_holds(name, info));
-                        self.names.keep(info, info.holds == Some(true));
-                    }
-                    if info.holds == Some(true) {
-                        let all = names.get_or_insert_with(|| {
-                            scan::members(&t[open..]).map(|(n, _)| decoded(n).into_owned()).collect()
-                        });
-                        self.rename(t, start, key_end, all)?;
-                    }
+                    self.key(t, open, (start, key_end), &mut info, &mut names)?;
                     let before = self.edits.len();
+                    // Lists of secrets, and changes to one, have no kind of their own.
+                    let outside = self.secrets;
+                    if matches!(name, b"items" | b"requestObject" | b"responseObject")
+                        && t.get(at) != Some(&b'"')
+                    {
+                        self.secrets |= are_secrets(&t[open..]);
+                    }
                     let end = if outer && name == b"metadata" && allowed.is_some() && t.get(at) == Some(&b'{')
                     {
                         self.object(t, at, depth + 1, allowed)?
@@ -326,6 +361,7 @@ impl<'w> Walk<'w> {
                         self.ruled(rule, t, at, info, depth + 1)?
                     };
                     raw |= first && name == b"$raw" && self.edits.len() > before;
+                    self.secrets = outside;
                     end
                 }
             };
@@ -414,6 +450,51 @@ impl<'w> Walk<'w> {
         Ok(Some(end))
     }
 
+    /// What is no object and of which only some names may stay: its objects, and text that is one; nothing else.
+    fn allow(
+        &mut self,
+        rule: u16,
+        names: &HashSet<String>,
+        t: &[u8],
+        at: usize,
+        depth: usize,
+    ) -> Result<usize, Fail> {
+        if depth > DEEPEST {
+            return Err(Fail::Deep);
+        }
+        match t.get(at).ok_or(Fail::Broken)? {
+            b'{' if !self.is_wrapped(t, at) => self.object(t, at, depth, Some((rule, names))),
+            b'[' => {
+                let mut pos = skip_space(t, at + 1);
+                while *t.get(pos).ok_or(Fail::Broken)? != b']' {
+                    pos = skip_space(t, self.allow(rule, names, t, pos, depth + 1)?);
+                    if t.get(pos) == Some(&b',') {
+                        pos = skip_space(t, pos + 1);
+                    }
+                }
+                Ok(pos + 1)
+            }
+            b'"' => {
+                let end = string_end(t, at).ok_or(Fail::Broken)?;
+                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
+                let inner =
+                    if text.trim_start().starts_with(['{', '[']) { Value::checked(&text) } else { None };
+                let Some(v) = inner.filter(|_| self.nested < NESTED) else {
+                    return self.whole(rule, t, at, depth);
+                };
+                self.nested += 1;
+                let new =
+                    self.rewrite(v.text(), |w| w.allow(rule, names, v.text(), 0, depth + 1).map(|_| ()));
+                self.nested -= 1;
+                if let Some(new) = new? {
+                    self.put_string(at, end, &String::from_utf8_lossy(&new));
+                }
+                Ok(end)
+            }
+            _ => self.whole(rule, t, at, depth),
+        }
+    }
+
     /// Everything below goes, but for the names; of some, the values stay.
     fn shape(
         &mut self,
@@ -433,6 +514,7 @@ impl<'w> Walk<'w> {
                     return self.whole(rule, t, at, depth);
                 }
                 let len = self.path.len();
+                let mut names = None;
                 let mut pos = skip_space(t, at + 1);
                 while pos < end && t[pos] == b'"' {
                     let key_end = string_end(t, pos).ok_or(Fail::Broken)?;
@@ -443,6 +525,8 @@ impl<'w> Walk<'w> {
                         self.path.push('.');
                         self.path.push_str(&String::from_utf8_lossy(name));
                     }
+                    let mut holds = info;
+                    self.key(t, at, (pos, key_end), &mut holds, &mut names)?;
                     let named = kept.contains(&crate::names::glued(&String::from_utf8_lossy(name)));
                     let stop = if named {
                         let inner = self.rule_for(info);
@@ -502,6 +586,7 @@ impl<'w> Walk<'w> {
         if depth > DEEPEST {
             return Err(Fail::Deep);
         }
+        let broad = std::mem::replace(&mut self.broad, false);
         let end = value_end(t, at).ok_or(Fail::Broken)?;
         let policy = self.policy;
         let action = &policy.rules[rule as usize].action;
@@ -509,6 +594,10 @@ impl<'w> Walk<'w> {
             // That it is there says nothing of what it is.
             b'n' | b't' | b'f' => {}
             b'{' | b'[' if end - at == 2 => {}
+            // What is an object under such a name is of other things, too: its members have names.
+            b'{' if *action == Action::Redact && broad && !self.is_wrapped(t, at) => {
+                return self.value(t, at, Info::default(), depth);
+            }
             b'{' | b'[' if *action == Action::Redact => {
                 self.fire(rule, Why::Named);
                 self.put_string(at, end, &act::text(policy, rule, None, true, ""));
@@ -530,8 +619,11 @@ impl<'w> Walk<'w> {
                     return Ok(end);
                 }
                 let mut pos = skip_space(t, at + 1);
+                let mut names = None;
                 while pos < end && t[pos] == b'"' {
                     let key_end = string_end(t, pos).ok_or(Fail::Broken)?;
+                    let mut info = self.names.of(&t[pos + 1..key_end - 1], self.policy);
+                    self.key(t, at, (pos, key_end), &mut info, &mut names)?;
                     let from = skip_space(t, skip_space(t, key_end) + 1);
                     pos = skip_space(t, self.whole(rule, t, from, depth + 1)?);
                     if t.get(pos) == Some(&b',') {
@@ -542,7 +634,7 @@ impl<'w> Walk<'w> {
             b'"' => {
                 let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
                 if !text.is_empty() && !act::is_done(&text) {
-                    let kind = text.contains('@').then_some(Kind::Email);
+                    let kind = act::is_email(&text).then_some(Kind::Email);
                     let new = act::text(policy, rule, kind, false, &text);
                     if *new != *text {
                         self.fire(rule, Why::Named);
@@ -575,10 +667,40 @@ impl<'w> Walk<'w> {
         self.edits.push(Edit { start, end, put: Some(json) });
     }
 
-    /// Whether something that is looked for stands in a name.
-    fn name_holds(&mut self, name: &[u8], info: Info) -> bool {
-        (name.len() >= SHORTEST || self.policy.patterns.is_some())
-            && self.finds(&String::from_utf8_lossy(&decoded(name)), info)
+    /// Looks into a name, and changes it if anything stands in it.
+    fn key(
+        &mut self,
+        t: &[u8],
+        open: usize,
+        (start, end): (usize, usize),
+        info: &mut Info,
+        names: &mut Option<Siblings>,
+    ) -> Result<(), Fail> {
+        let name = &t[start + 1..end - 1];
+        if info.holds.is_none() {
+            let holds = self.name_holds(name);
+            info.holds = Some(holds);
+            self.names.keep(*info, name, holds);
+        }
+        if info.holds == Some(true) || !self.people.is_empty() {
+            let all = names.get_or_insert_with(|| Siblings {
+                all: scan::members(&t[open..]).map(|(n, _)| decoded(n).into_owned()).collect(),
+                counts: HashMap::new(),
+            });
+            self.rename(t, start, end, all)?;
+        }
+        Ok(())
+    }
+
+    /// Whether something that any rule looks for stands in a name.
+    fn name_holds(&mut self, name: &[u8]) -> bool {
+        if name.len() < SHORTEST && self.policy.patterns.is_none() {
+            return false;
+        }
+        let active = std::mem::replace(&mut self.active, &self.policy.every);
+        let holds = self.finds(&String::from_utf8_lossy(&decoded(name)), Info::default());
+        self.active = active;
+        holds
     }
 
     fn finds(&mut self, text: &str, info: Info) -> bool {
@@ -590,24 +712,72 @@ impl<'w> Walk<'w> {
         found
     }
 
-    fn rename(&mut self, t: &[u8], start: usize, end: usize, all: &mut HashSet<Vec<u8>>) -> Result<(), Fail> {
+    /// Whether the value there says how often rules did something, and nothing else: what this filter wrote when it ran before.
+    fn are_counts(&self, text: &[u8]) -> bool {
+        let small = |v: &[u8]| v.len() <= 6 && v.iter().all(u8::is_ascii_digit);
+        text.first() == Some(&b'{')
+            && scan::members(text)
+                .all(|(n, v)| small(v) && self.policy.rules.iter().any(|r| r.id.as_bytes() == n))
+    }
+
+    /// The rule for what the member `name` or `key` of an object says that its `value` is.
+    fn rule_by_sibling(&mut self, object: &[u8]) -> u16 {
+        let named =
+            scan::members(object).find(|(n, _)| matches!(*n, b"name" | b"Name" | b"key" | b"Key" | b"k"));
+        let text = named.and_then(|(_, v)| Value::first(v)).and_then(Value::raw_str).filter(|t| t.len() < 64);
+        let Some(text) = text.filter(|t| self.policy.ends.may_be(t)) else { return Policy::NONE };
+        let info = self.names.of(text, self.policy);
+        self.rule_for(info)
+    }
+
+    /// The rule for the element behind one of a list that is a flag or a header's name: `["--password", "…"]`.
+    fn rule_behind(&mut self, element: &[u8]) -> u16 {
+        let text = Value::first(element).and_then(Value::raw_str).filter(|t| (3..64).contains(&t.len()));
+        let Some(text) = text.and_then(|t| std::str::from_utf8(t).ok()) else { return Policy::NONE };
+        let flag = text.strip_prefix("--").filter(|f| !f.contains('='));
+        match flag.or_else(|| is_header(text).then_some(text)) {
+            Some(name) if self.policy.ends.may_be(name.as_bytes()) => {
+                let info = self.names.of(name.as_bytes(), self.policy);
+                self.names.rule(info, self.active)
+            }
+            _ => Policy::NONE,
+        }
+    }
+
+    fn rename(&mut self, t: &[u8], start: usize, end: usize, names: &mut Siblings) -> Result<(), Fail> {
         let name = Value::first(&t[start..end]).and_then(Value::str).ok_or(Fail::Broken)?;
         let Some(mut new) = self.content(&name, Info::default()) else { return Ok(()) };
         // Two that are masked alike stay two.
         let base = new.clone();
-        let mut n = 2;
-        while !all.insert(new.clone().into_bytes()) {
+        while !names.all.insert(new.clone().into_bytes()) {
+            let n = names.counts.entry(base.clone()).or_insert(1);
+            *n += 1;
             new = format!("{base} ({n})");
-            n += 1;
         }
         self.renamed = true;
         self.put_string(start, end, &new);
         Ok(())
     }
 
-    /// A string, or a whole number.
-    fn string(&mut self, t: &[u8], start: usize, end: usize, info: Info, number: bool) -> Result<(), Fail> {
-        let inner = if number { &t[start..end] } else { &t[start + 1..end - 1] };
+    /// The digits of a whole number.
+    fn number_text(
+        &mut self,
+        t: &[u8],
+        start: usize,
+        digits: usize,
+        end: usize,
+        info: Info,
+    ) -> Result<(), Fail> {
+        let text = std::str::from_utf8(&t[digits..end]).map_err(|_| Fail::Broken)?;
+        if let Some(new) = self.content(text, info) {
+            self.put_string(start, end, &new);
+        }
+        Ok(())
+    }
+
+    /// A string.
+    fn string(&mut self, t: &[u8], start: usize, end: usize, info: Info) -> Result<(), Fail> {
+        let inner = &t[start + 1..end - 1];
         let bare = self.people.is_empty() && self.policy.patterns.is_none();
         if bare && (inner.len() < SHORTEST || (info.raised == 0 && is_plain(inner))) {
             return Ok(());
@@ -616,7 +786,7 @@ impl<'w> Walk<'w> {
         if bare && !matches!(inner[0], b'{' | b'[' | b' ' | b'\t') && self.is_clean(inner, info) {
             return Ok(());
         }
-        let text = if number || memchr::memchr(b'\\', inner).is_none() {
+        let text = if memchr::memchr(b'\\', inner).is_none() {
             match std::str::from_utf8(inner) {
                 Ok(text) => Cow::Borrowed(text),
                 Err(_) => String::from_utf8_lossy(inner),
@@ -656,6 +826,9 @@ impl<'w> Walk<'w> {
             found,
             inside: false,
             judged: 0,
+            until: 0,
+            exempt: info,
+            view: None,
         }
         .pass();
         found.is_empty() && signs & SPECIAL == 0
@@ -663,13 +836,17 @@ impl<'w> Walk<'w> {
 
     /// What becomes of a text, if anything stands in it.
     fn content(&mut self, text: &str, info: Info) -> Option<String> {
-        let mut new = self.hidden(text, info);
-        for (who, by) in self.people {
-            if let Some(named) = renamed(new.as_deref().unwrap_or(text), who, by) {
-                new = Some(named);
-            }
+        let new = self.hidden(text, info);
+        if self.people.is_empty() {
+            return new;
         }
-        new
+        match renamed(new.as_deref().unwrap_or(text), self.people) {
+            Some(named) => {
+                self.fire(self.policy.rules.len() as u16, Why::Named);
+                Some(named)
+            }
+            None => new,
+        }
     }
 
     fn hidden(&mut self, text: &str, info: Info) -> Option<String> {
@@ -686,11 +863,11 @@ impl<'w> Walk<'w> {
             found: &mut found,
             inside: false,
             judged: 0,
+            until: 0,
+            exempt: info,
+            view: if viewed { Some(&self.scratch.view) } else { None },
         }
         .run();
-        if info.exempt {
-            found.retain(|f| !self.names.exempts(info, f.rule));
-        }
         let mut new = String::new();
         let mut from = 0;
         let mut any = false;
@@ -724,40 +901,69 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// Whether the value there says how often rules did something, and nothing else: what this filter wrote when it ran before.
-fn are_counts(text: &[u8]) -> bool {
-    let small = |v: &[u8]| v.len() <= 6 && v.iter().all(u8::is_ascii_digit);
-    text.first() == Some(&b'{') && scan::members(text).all(|(n, v)| crate::policy::is_id(n) && small(v))
+fn is_secret(object: &[u8]) -> bool {
+    scan::members(object).any(|m| m == (b"kind", b"\"Secret\""))
 }
 
-/// A text in which someone's name, as a word of its own, is replaced.
-fn renamed(text: &str, who: &str, by: &str) -> Option<String> {
+/// Whether an object is a list of Kubernetes' secrets, or an audit event of one.
+fn are_secrets(object: &[u8]) -> bool {
+    scan::members(object).any(|(name, value)| match name {
+        b"kind" => value == b"\"SecretList\"",
+        b"objectRef" => scan::members(value).any(|m| m == (b"resource", b"\"secrets\"")),
+        _ => false,
+    })
+}
+
+/// Names of headers that a list may have before their values.
+fn is_header(name: &str) -> bool {
+    ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token"]
+        .iter()
+        .any(|h| name.eq_ignore_ascii_case(h))
+}
+
+/// A text in which names, as words of their own and in whatever letters' case, are replaced; the longest first.
+fn renamed(text: &str, people: &[(String, String)]) -> Option<String> {
     let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let hay = text.to_ascii_lowercase();
+    let mut spans: Vec<(usize, usize, &str)> = Vec::new();
+    for (who, by) in people {
+        for at in memchr::memmem::find_iter(hay.as_bytes(), who.as_bytes()) {
+            let end = at + who.len();
+            if text.is_char_boundary(at)
+                && text.is_char_boundary(end)
+                && !word(text[..at].chars().next_back())
+                && !word(text[end..].chars().next())
+            {
+                spans.push((at, end, by));
+            }
+        }
+    }
+    spans.sort_by_key(|s| (s.0, std::cmp::Reverse(s.1)));
     let mut new = String::new();
     let mut from = 0;
-    let lower;
-    // Names differ by more than their letters' case nowhere that matters here.
-    let hay = if text.is_ascii() && who.is_ascii() {
-        lower = text.to_ascii_lowercase();
-        &lower
-    } else {
-        text
-    };
-    for at in memchr::memmem::find_iter(hay.as_bytes(), who.as_bytes()) {
-        if at < from || !text.is_char_boundary(at) || !text.is_char_boundary(at + who.len()) {
-            continue;
-        }
-        if word(text[..at].chars().next_back()) || word(text[at + who.len()..].chars().next()) {
+    for (at, end, by) in spans {
+        // What has a pseudonym already may hold another's name.
+        if at < from || act::is_done(text.get(word_of(text, at)).unwrap_or_default()) {
             continue;
         }
         new.push_str(&text[from..at]);
         new.push_str(by);
-        from = at + who.len();
+        from = end;
     }
     (from > 0).then(|| {
         new.push_str(&text[from..]);
         new
     })
+}
+
+/// Where the stretch without spaces begins and ends that `at` is in, as far as a pseudonym may be long.
+fn word_of(text: &str, at: usize) -> std::ops::Range<usize> {
+    let space = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '(' | ')' | '=');
+    let low = text.floor_char_boundary(at.saturating_sub(80));
+    let high = text.ceil_char_boundary((at + 80).min(text.len()));
+    let from = text[low..at].rfind(space).map_or(low, |i| low + i + 1);
+    let to = text[at..high].find(space).map_or(high, |i| at + i);
+    from..to
 }
 
 fn edited(text: &[u8], edits: Vec<Edit>) -> Vec<u8> {

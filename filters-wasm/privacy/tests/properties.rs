@@ -181,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn what_cannot_be_read_is_masked_too(before in "[a-z {\\[\"]{0,20}", (text, secret) in secrets()) {
+    fn what_cannot_be_read_is_masked_too(before in "[h-m {\\[\"]{0,20}", (text, secret) in secrets()) {
         prop_assume!(!text.starts_with(['{', '[']));
         let out = in_sink(&format!("{before}{{ {text} "));
         let whole = out.to_string();

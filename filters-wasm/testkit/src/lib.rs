@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 use waxseal_filter_abi::Filter;
 #[cfg(feature = "host")]
 use waxseal_filter_abi::wire;
-#[cfg(feature = "host")]
-use waxseal_trail::record::Member;
-use waxseal_trail::record::{Converter, Events};
+use waxseal_trail::record::{Converter, Events, Member};
 use waxseal_trail::time::Time;
 
 /// The module of a filter, as `scripts/wasm.sh` built it.

@@ -5,7 +5,7 @@ mod number;
 mod token;
 mod view;
 
-use crate::names::Names;
+use crate::names::{Info, Names};
 use crate::policy::{Active, Policy};
 use serde::Deserialize;
 pub(crate) use view::View;
@@ -147,11 +147,19 @@ pub(crate) fn is_plain(text: &[u8]) -> bool {
         return false;
     }
     let (mut all, mut digits) = (0, 0);
-    for c in text {
-        let k = class(*c);
+    let mut look = |c: u8| {
+        let k = class(c);
         all |= k;
         digits += (k & DIGIT) / DIGIT;
+    };
+    let (fours, rest) = text.as_chunks::<4>();
+    for [a, b, c, d] in fours {
+        look(*a);
+        look(*b);
+        look(*c);
+        look(*d);
     }
+    rest.iter().for_each(|c| look(*c));
     all & TELLS == 0 && digits < 7
 }
 
@@ -201,7 +209,7 @@ static CLASS: [u8; 256] = {
         if matches!(b, b'+' | b'/' | b'-' | b'_' | b'=') {
             all[c] |= JOINS;
         }
-        if matches!(b, b'@' | b':' | b'=' | b'-' | b'\\') {
+        if matches!(b, b'@' | b':' | b'=' | b'-' | b'\\' | b'\'' | b'>') {
             all[c] |= TRIGGER;
         }
         if matches!(b, b'.' | b'_' | b'%' | b'+' | b'-' | b'\'') {
@@ -240,6 +248,12 @@ pub(crate) struct Scanner<'s> {
     pub(crate) inside: bool,
     /// Numbers before this place have been judged.
     pub(crate) judged: usize,
+    /// Values of names and tokens before this place have been found.
+    pub(crate) until: usize,
+    /// The field, which some rules may leave alone.
+    pub(crate) exempt: Info,
+    /// The text is one of these.
+    pub(crate) view: Option<&'s View>,
 }
 
 /// Nothing that is looked for is shorter.
@@ -253,9 +267,22 @@ impl Scanner<'_> {
         if let Some(patterns) = &self.policy.patterns {
             patterns.find(self.text, self.active, self.found);
         }
+        // What is left alone must not hide what it overlaps.
+        if self.exempt.exempt {
+            let (names, info) = (&self.names, self.exempt);
+            self.found.retain(|f| !names.exempts(info, f.rule));
+        }
         if self.found.len() > before {
             settle(self.found, before);
         }
+    }
+
+    /// Whether the byte there was written by an escape.
+    fn is_escaped(&self, at: usize) -> bool {
+        self.view.is_some_and(|v| {
+            let (start, end) = v.place(at, at + 1);
+            end - start > 1
+        })
     }
 
     fn wants(&self, kind: Kind) -> bool {
@@ -302,13 +329,27 @@ impl Scanner<'_> {
             if all & ALNUM != 0 {
                 let start = at;
                 at += 1;
-                for c in &text[at..] {
-                    let k = class(*c);
-                    if k & ALNUM == 0 {
+                // Four at a time: a module's loops pay for each turn.
+                'word: loop {
+                    let Some(&[a, b, c, d]) = text.get(at..).and_then(|t| t.first_chunk()) else {
+                        for c in &text[at..] {
+                            let k = class(*c);
+                            if k & ALNUM == 0 {
+                                break 'word;
+                            }
+                            all |= k;
+                            at += 1;
+                        }
                         break;
+                    };
+                    for c in [a, b, c, d] {
+                        let k = class(c);
+                        if k & ALNUM == 0 {
+                            break 'word;
+                        }
+                        all |= k;
+                        at += 1;
                     }
-                    all |= k;
-                    at += 1;
                 }
                 if to != start {
                     if is_stretch(from, to, of) {
@@ -332,17 +373,21 @@ impl Scanner<'_> {
             if all & TRIGGER != 0 {
                 match c {
                     b'@' => self.email(at),
+                    b'\'' => self.quoted(at),
+                    b'>' => self.element(at),
                     b'-' => {
                         if text.get(at + 1) == Some(&b'-') {
                             if let Some(end) = self.private_key(at) {
                                 at = end;
                                 continue;
                             }
-                            self.flag(at + 2);
+                            if class(self.at(at + 2)) & ALNUM != 0 {
+                                self.flag(at + 2);
+                            }
                         }
                     }
                     // What is escaped so is a sign, too, and nothing else.
-                    b'\\' if matches!(text.get(at + 1), Some(b'"' | b'\\' | b'/')) => {
+                    b'\\' if matches!(text.get(at + 1), Some(b'"' | b'/')) => {
                         at += 2;
                         continue;
                     }
@@ -391,7 +436,12 @@ fn hints_of(text: &[u8], last: bool) -> Hints {
     let mut word = [0u8; 24];
     let mut at = 0;
     while at < text.len() {
-        if class(text[at]) & (UPPER | LOWER) == 0 {
+        let k = class(text[at]);
+        if k & (UPPER | LOWER) == 0 {
+            // Another number stands between: the word was for that.
+            if k & DIGIT != 0 {
+                (hints.lowered, hints.goods) = (false, false);
+            }
             at += 1;
             continue;
         }
@@ -512,7 +562,6 @@ pub(crate) fn said(word: &[u8]) -> (u32, bool) {
                 | b"sequence"
                 | b"batch"
                 | b"txn"
-                | b"tx"
                 | b"transaction"
                 | b"trace"
                 | b"span"
@@ -523,7 +572,6 @@ pub(crate) fn said(word: &[u8]) -> (u32, bool) {
                 | b"gtin"
                 | b"epoch"
                 | b"timestamp"
-                | b"ts"
                 | b"time"
                 | b"offset"
                 | b"bytes"
@@ -551,6 +599,11 @@ pub(crate) fn said(word: &[u8]) -> (u32, bool) {
                 | b"inode"
                 | b"snowflake"
                 | b"generation"
+                | b"count"
+                | b"counts"
+                | b"total"
+                | b"port"
+                | b"rows"
         );
     (raised, lowered)
 }
@@ -636,6 +689,9 @@ mod tests {
             found: &mut found,
             inside: false,
             judged: 0,
+            until: 0,
+            exempt: Info::default(),
+            view: if viewed { Some(&view) } else { None },
         }
         .run();
         let place = |f: &Found| if viewed { view.place(f.start, f.end) } else { (f.start, f.end) };

@@ -61,19 +61,52 @@ impl Scanner<'_> {
         let all = chain.all();
         let last = chain.groups[chain.len - 1].1;
         self.judged = last;
+        if chain.len == MOST {
+            // What goes on may begin in what has been seen.
+            self.judged = all[MOST - 6].0.max(start + 1);
+        }
         let total = digits(all);
         if total < 7 {
             return;
         }
-        if total >= 12 && self.wants(Kind::Card) && self.cards(all) {
+        // Which groups are something already.
+        let mut taken = [false; MOST];
+        if total >= 12 && self.wants(Kind::Card) {
+            self.cards(all, &mut taken);
+        }
+        if total >= 9 && self.wants(Kind::Ssn) {
+            self.ssn(all, &mut taken);
+        }
+        if !self.wants(Kind::Phone) {
             return;
         }
-        if total >= 9 && self.wants(Kind::Ssn) && self.ssn(all) {
-            return;
+        let mut i = 0;
+        while i < chain.len {
+            let free = taken[i..chain.len].iter().take_while(|t| !**t).count();
+            let mut n = 0;
+            if free > 0 {
+                let groups = &all[i..i + free];
+                // Not at its first group, only what cannot be anything else.
+                let apart = i == 0 || taken[i - 1] || matches!(self.before(groups[0].0), b'+' | b'(');
+                let sum = digits(groups);
+                if sum >= 7 && (apart || self.is_american(groups)) {
+                    let mut part = Chain { groups: [(0, 0); MOST], len: free, extended: groups[free - 1].1 };
+                    part.groups[..free].copy_from_slice(groups);
+                    if i + free == chain.len {
+                        part.extended = chain.extended;
+                    }
+                    n = self.phone(&part, sum);
+                }
+            }
+            i += n.max(1);
         }
-        if self.wants(Kind::Phone) {
-            self.phone(&chain, total);
-        }
+    }
+
+    /// 415-555-2671
+    fn is_american(&self, all: &[(usize, usize)]) -> bool {
+        let Some([a, b, c]) = all.first_chunk::<3>() else { return false };
+        let dashed = |x: &(usize, usize), y: &(usize, usize)| matches!(&self.text[x.1..y.0], b"-" | b".");
+        [a.1 - a.0, b.1 - b.0, c.1 - c.0] == [3, 3, 4] && dashed(a, b) && dashed(b, c)
     }
 
     fn chain(&self, start: usize, end: usize) -> Chain {
@@ -135,15 +168,14 @@ impl Scanner<'_> {
             let groups = [(start, only)];
             let mut chain = Chain { groups: [(0, 0); MOST], len: 1, extended: end };
             chain.groups[0] = groups[0];
-            self.phone(&chain, only - start);
+            let _ = self.phone(&chain, only - start);
         }
     }
 
-    fn cards(&mut self, all: &[(usize, usize)]) -> bool {
-        let mut any = false;
+    fn cards(&mut self, all: &[(usize, usize)], taken: &mut [bool; MOST]) {
         let mut first = 0;
         while first < all.len() {
-            let mut taken = None;
+            let mut found = None;
             for last in first..all.len().min(first + 5) {
                 let groups = &all[first..=last];
                 let total = digits(groups);
@@ -151,17 +183,16 @@ impl Scanner<'_> {
                     break;
                 }
                 if total >= 12 && self.card(groups) {
-                    taken = Some(last);
+                    found = Some(last);
                 }
             }
-            if let Some(last) = taken {
+            if let Some(last) = found {
                 self.put(Kind::Card, all[first].0, all[last].1);
-                any = true;
+                taken[first..=last].fill(true);
                 first = last;
             }
             first += 1;
         }
-        any
     }
 
     fn card(&self, groups: &[(usize, usize)]) -> bool {
@@ -169,6 +200,7 @@ impl Scanner<'_> {
         let last = groups.len() - 1;
         let shaped = match last {
             0 => true,
+            1 => matches!((len(0), len(1)), (6, 10) | (8, 8)),
             2 if len(0) == 4 && len(1) == 6 => matches!(len(2), 4 | 5),
             _ => last >= 2 && (0..last).all(|i| len(i) == 4) && (1..=4).contains(&len(last)),
         };
@@ -188,6 +220,10 @@ impl Scanner<'_> {
         if text.iter().all(|d| *d == text[0]) || !luhn(text) {
             return false;
         }
+        // Between colons, as in `arn:aws:iam::…:`, twelve digits are an account.
+        if n == 12 && self.before(start) == b':' && self.at(end) == b':' {
+            return false;
+        }
         let issued = issuer(text).is_some();
         if issued && last > 0 {
             return true;
@@ -200,7 +236,7 @@ impl Scanner<'_> {
     /// Whether a number stands alone, and is no part of a fraction, a UUID or an identifier.
     fn is_free(&self, start: usize, end: usize) -> bool {
         let before = self.before(start);
-        if matches!(before, b'.' | b',') && start >= 2 && class(self.text[start - 2]) & DIGIT != 0 {
+        if before == b'.' && start >= 2 && class(self.text[start - 2]) & DIGIT != 0 {
             return false;
         }
         if before == b'-' && start >= 2 && class(self.text[start - 2]) & ALNUM != 0 {
@@ -216,12 +252,11 @@ impl Scanner<'_> {
             }
         }
         let (behind, next) = (self.at(end), self.class_at(end + 1));
-        !(matches!(behind, b'.' | b',') && next & DIGIT != 0 || behind == b'-' && next & ALNUM != 0)
+        !(behind == b'.' && next & DIGIT != 0 || behind == b'-' && next & ALNUM != 0)
     }
 
     /// 123-45-6789. (Never issued: area 000, 666 and from 900; group 00; serial number 0000.)
-    fn ssn(&mut self, all: &[(usize, usize)]) -> bool {
-        let mut any = false;
+    fn ssn(&mut self, all: &[(usize, usize)], taken: &mut [bool; MOST]) {
         let value = |(s, e): (usize, usize)| {
             self.text[s..e].iter().fold(0u32, |n, c| n.saturating_mul(10).saturating_add(u32::from(c - b'0')))
         };
@@ -231,6 +266,9 @@ impl Scanner<'_> {
         let mut hits = Vec::new();
         for (i, w) in all.windows(3).enumerate() {
             let [a, b, c] = [w[0], w[1], w[2]];
+            if taken[i..i + 3].contains(&true) {
+                continue;
+            }
             if [a.1 - a.0, b.1 - b.0, c.1 - c.0] != [3, 2, 4] || !valid(value(a), value(b), value(c)) {
                 continue;
             }
@@ -244,30 +282,34 @@ impl Scanner<'_> {
             let plain = x != 0 && x == y && alone && self.is_free(a.0, c.1);
             let good = match x {
                 b'-' => plain && (raised || !hints.goods),
-                b' ' => plain && (raised || (all.len() == 3 && !hints.goods)),
+                // Status, size and time of an access line are no number of anyone's.
+                b' ' => {
+                    let line = self.text[..a.0].ends_with(b"\" ");
+                    plain && (raised || (all.len() == 3 && !hints.goods && !line))
+                }
                 _ => plain && raised,
             };
             if good || (raised && x != 0 && y != 0 && self.is_free(a.0, c.1)) {
-                hits.push((a.0, c.1));
+                hits.push((i, 3));
             }
         }
-        for (s, e) in all.iter().filter(|(s, e)| e - s == 9) {
+        for (i, (s, e)) in all.iter().enumerate().filter(|(i, (s, e))| e - s == 9 && !taken[*i]) {
             let n = value((*s, *e));
             if valid(n / 1_000_000, n / 10_000 % 100, n % 10_000)
                 && self.is_free(*s, *e)
                 && self.context(*s, *e).raised & Kind::Ssn.bit() != 0
             {
-                hits.push((*s, *e));
+                hits.push((i, 1));
             }
         }
-        for (s, e) in hits {
-            self.put(Kind::Ssn, s, e);
-            any = true;
+        for (i, n) in hits {
+            self.put(Kind::Ssn, all[i].0, all[i + n - 1].1);
+            taken[i..i + n].fill(true);
         }
-        any
     }
 
-    fn phone(&mut self, chain: &Chain, total: usize) {
+    /// Puts the telephone number that a chain begins with; says how many groups it has.
+    fn phone(&mut self, chain: &Chain, total: usize) -> usize {
         let all = chain.all();
         let (start, first_end) = all[0];
         let first = &self.text[start..first_end];
@@ -291,7 +333,7 @@ impl Scanner<'_> {
         if let Some(from) = plus {
             // E.164: at most 15 digits, and a country that there is.
             if from > 0 && class(text[from - 1]) & ALNUM != 0 || !is_country(first) {
-                return;
+                return 0;
             }
             let (mut n, mut sum) = (0, 0);
             let most = if first == b"1" || first.starts_with(b"1") && first.len() == 11 { 11 } else { 15 };
@@ -303,25 +345,29 @@ impl Scanner<'_> {
                 sum += len(n);
                 n += 1;
             }
-            if n > 0 && sum >= 8 {
+            // North America has eleven digits.
+            if n > 0 && sum >= 8 && (first[0] != b'1' || sum == 11) {
                 self.put(Kind::Phone, from, end_of(n));
+                return n;
             }
-            return;
+            return 0;
         }
         let from = if opened { start - 1 } else { start };
         if all.len() >= 4 && (0..4).all(|i| len(i) <= 3) && (0..3).all(|i| gap(i) == b".") {
             // 198.51.100.7
-            return;
+            return 0;
         }
         // A fraction, a path, a number of something.
         let joined = match from.checked_sub(1).map(|i| text[i]) {
-            Some(b'.' | b',' | b'/' | b'#' | b'_') => true,
+            Some(b'.' | b'/' | b'#' | b'_') => true,
+            // Behind the request of an access line stand status and size.
+            Some(b' ') if text[..from].ends_with(b"\" ") => return 0,
             // A part of an identifier, as `ORD-` or of a UUID.
-            Some(b'-') if from >= 2 && class(text[from - 2]) & ALNUM != 0 => return,
+            Some(b'-') if from >= 2 && class(text[from - 2]) & ALNUM != 0 => return 0,
             _ => false,
         };
         if joined && self.context(start, end_of(all.len())).near & Kind::Phone.bit() == 0 {
-            return;
+            return 0;
         }
         let two = |d: &[u8]| d.first().is_some_and(|c| (b'2'..=b'9').contains(c));
         let small = |g: &[u8]| matches!(g, b" " | b"-" | b"." | b") " | b")" | b")-" | b" (" | b" - " | b"/");
@@ -341,12 +387,12 @@ impl Scanner<'_> {
             if closed && !hints.lowered && self.is_free(from, all[n - 1].1) {
                 let from = if lead == 0 && self.before(start) == b'(' { start - 1 } else { from };
                 self.put(Kind::Phone, from, end_of(n));
-                return;
+                return n;
             }
         }
         let hints = self.context(from, end_of(all.len()));
         // Ten digits that begin with 1 are a time.
-        let time = first.len() >= 10 && first[0] == b'1';
+        let time = (first.len() >= 10 && first[0] == b'1') || (all.len() == 1 && total < 9);
         let parts = (1..all.len()).all(|i| len(i) > 1 && !(gap(i - 1) == b"." && all.len() == 2));
         if hints.near & Kind::Phone.bit() != 0
             && !hints.lowered
@@ -356,10 +402,10 @@ impl Scanner<'_> {
             && parts
         {
             self.put(Kind::Phone, from, chain.extended);
-            return;
+            return all.len();
         }
         if hints.lowered || !self.is_free(from, all[all.len() - 1].1) {
-            return;
+            return 0;
         }
         // Several numbers in a row: as many groups as one has.
         let fitting = |least: usize, most: usize| {
@@ -404,6 +450,7 @@ impl Scanner<'_> {
         if found > 0 {
             self.put(Kind::Phone, from, end_of(found));
         }
+        found
     }
 
     /// An address of four numbers.

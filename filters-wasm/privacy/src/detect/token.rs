@@ -29,8 +29,16 @@ impl Scanner<'_> {
 
     /// A token of at least so many bytes after `skip` bytes of its beginning.
     fn prefixed(&mut self, kind: Kind, start: usize, skip: usize, least: usize) {
-        let end = self.token_end(start + skip);
-        if end >= start + skip + least && !in_token(self.before(start)) {
+        if in_token(self.before(start)) || start < self.until {
+            return;
+        }
+        let mut end = self.token_end(start + skip);
+        // Google's have dots.
+        while kind == Kind::GcpKey && self.at(end) == b'.' && in_token(self.at(end + 1)) {
+            end = self.token_end(end + 1);
+        }
+        self.until = end;
+        if end >= start + skip + least {
             self.put(kind, start, end);
         }
     }
@@ -108,11 +116,9 @@ impl Scanner<'_> {
 
     /// `--password hunter2`, whose name begins there.
     pub(super) fn flag(&mut self, start: usize) {
-        let end = self.token_end(start);
-        if class(self.at(start)) & ALNUM != 0
-            && self.at(end) == b' '
-            && !matches!(self.at(end + 1), b'-' | b' ' | 0)
-        {
+        let rest = &self.text[start..self.text.len().min(start + 48)];
+        let end = start + rest.iter().position(|c| !in_token(*c)).unwrap_or(rest.len());
+        if self.at(end) == b' ' && !matches!(self.at(end + 1), b'-' | 0) {
             self.named(start, end, end + 1);
         }
     }
@@ -126,7 +132,8 @@ impl Scanner<'_> {
             return;
         }
         let payload = self.token_end(header + 1);
-        if self.at(payload) != b'.' || payload - header < 3 {
+        // The second part of an encrypted one may be empty.
+        if self.at(payload) != b'.' || !matches!(payload - header, 1 | 3..) {
             return;
         }
         let mut end = self.token_end(payload + 1);
@@ -142,7 +149,8 @@ impl Scanner<'_> {
     fn bearer(&mut self, start: usize, end: usize) {
         let word = &self.text[start..end];
         let basic = word.eq_ignore_ascii_case(b"basic");
-        if !self.wants(Kind::Bearer) || !(basic || word.eq_ignore_ascii_case(b"bearer")) {
+        let known = basic || word.eq_ignore_ascii_case(b"bearer");
+        if !known || !self.wants(Kind::Bearer) || start < self.until {
             return;
         }
         let mut from = end;
@@ -165,6 +173,7 @@ impl Scanner<'_> {
                         .iter()
                         .any(|c| !(c.is_ascii_lowercase() || *c == bare[0] && c.is_ascii_uppercase())))
         };
+        self.until = self.until.max(to);
         if from > end && good {
             self.put(Kind::Bearer, from, to);
         }
@@ -230,7 +239,15 @@ impl Scanner<'_> {
         } else {
             return;
         };
-        if !text[at + 1..end].windows(2).any(|w| w == b"..") {
+        // Units of systemd, and algorithms of SSH, are called so.
+        let domain = &text[at + 1..end];
+        const UNITS: [&str; 10] = [
+            ".service", ".socket", ".scope", ".timer", ".mount", ".slice", ".target", ".device", ".path",
+            ".swap",
+        ];
+        let unit = UNITS.iter().any(|u| domain.ends_with(u.as_bytes()));
+        let algorithm = matches!(domain, b"libssh.org" | b"openssh.com" | b"lysator.liu.se");
+        if !unit && !algorithm && !domain.windows(2).any(|w| w == b"..") {
             self.put(Kind::Email, from, end);
         }
     }
@@ -292,23 +309,74 @@ impl Scanner<'_> {
         while value < at + 3 && matches!(self.at(value), b'>' | b'=') {
             value += 1;
         }
-        self.named(from, to, value);
-    }
-
-    /// The value at `value` of a name within the text, if the name tells of a secret.
-    fn named(&mut self, from: usize, to: usize, value: usize) {
-        let text = self.text;
-        let name = &text[from..to];
-        if name.len() < 3 || !self.policy.ends.may_be(name) {
+        if self.named(from, to, value) {
             return;
         }
+        // `Secret Key: …`: a name of two or three words.
+        for _ in 0..2 {
+            if from < 2 || self.before(from) != b' ' || !in_name(text[from - 2]) {
+                return;
+            }
+            from -= 1;
+            while from > 0 && to - from < 48 && in_name(text[from - 1]) {
+                from -= 1;
+            }
+            if self.named(from, to, value) {
+                return;
+            }
+        }
+    }
+
+    /// A quote: `PASSWORD 'hunter2'` and `IDENTIFIED BY 'hunter2'` in SQL.
+    pub(super) fn quoted(&mut self, at: usize) {
+        let before = &self.text[at.saturating_sub(32)..at];
+        let trimmed = before.trim_ascii_end();
+        if at < self.until || trimmed.len() == before.len() {
+            return;
+        }
+        let word = trimmed.iter().rev().take_while(|c| class(**c) & ALNUM != 0).count();
+        let (rest, name) = trimmed.split_at(trimmed.len() - word);
+        let identified = name.eq_ignore_ascii_case(b"by")
+            && rest.trim_ascii_end().to_ascii_lowercase().ends_with(b"identified");
+        if identified || name.eq_ignore_ascii_case(b"password") {
+            self.value_of(b"password", at);
+        }
+    }
+
+    /// The end of a tag: `<password>hunter2</password>`.
+    pub(super) fn element(&mut self, at: usize) {
+        let low = at.saturating_sub(80);
+        let Some(open) = memchr::memrchr(b'<', &self.text[low..at]).map(|i| low + i + 1) else { return };
+        let end = open + self.text[open..at].iter().position(|c| *c == b' ').unwrap_or(at - open);
+        let local = open + memchr::memrchr(b':', &self.text[open..end]).map_or(0, |i| i + 1);
+        if local < end && self.text[local..end].iter().all(|c| in_token(*c)) && self.at(at + 1) != b'<' {
+            self.named(local, end, at + 1);
+        }
+    }
+
+    /// The value at `value` of a name within the text, if the name tells of a secret; says whether it does.
+    fn named(&mut self, from: usize, to: usize, value: usize) -> bool {
+        let name = &self.text[from..to];
+        if name.len() < 3 || from < self.until || !self.policy.ends.may_be(name) {
+            return false;
+        }
+        // The service and the type of PAM: `pam_unix(passwd:chauthtok)`.
+        if self.before(from) == b'(' && self.at(to) == b':' && self.at(to + 1) != b' ' {
+            return false;
+        }
+        self.value_of(name, value)
+    }
+
+    /// The value there of a name.
+    fn value_of(&mut self, name: &[u8], value: usize) -> bool {
+        let text = self.text;
         let info = self.names.of(name, self.policy);
         let rule = self.names.rule(info, self.active);
         if rule == Policy::NONE || !self.policy.rules[rule as usize].action.hides() {
-            return;
+            return false;
         }
         let mut start = value;
-        while start < value + 3 && matches!(self.at(start), b' ' | b'\t') {
+        while start < value + 64 && matches!(self.at(start), b' ' | b'\t') {
             start += 1;
         }
         // A quote, escaped as often as the text is nested.
@@ -316,50 +384,80 @@ impl Scanner<'_> {
         while opened < start + 4 && self.at(opened) == b'\\' {
             opened += 1;
         }
-        let quote = self.at(opened);
-        let quoted = matches!(quote, b'"' | b'\'' | b'`');
-        let end;
-        if quoted {
+        let quoted = matches!(self.at(opened), b'"' | b'\'' | b'`');
+        let header = self.before(value) == b':' && {
+            let lower = name.to_ascii_lowercase();
+            !quoted && (lower.ends_with(b"cookie") || lower.ends_with(b"authorization"))
+        };
+        let end = if quoted {
             let mark = &text[start..=opened];
             start = opened + 1;
-            end = match quoted_end(&text[start..], mark) {
-                Some(n) => start + n,
-                None => text.len(),
-            };
+            quoted_end(&text[start..], mark).map_or(text.len(), |n| start + n)
+        } else if header {
+            // To the end of the line, or to the quote that it stands in.
+            let around = self.before(value.saturating_sub(name.len() + 1));
+            let around = Some(around).filter(|c| matches!(c, b'"' | b'\'' | b'`'));
+            let rest = &text[start..];
+            let stop = |c: &u8| matches!(c, b'\n' | b'\r') || Some(*c) == around;
+            start + rest.iter().position(stop).unwrap_or(rest.len())
         } else {
-            // Cookies are pairs of their own, to the end of the line.
-            let whole = name.len() >= 6 && name[name.len() - 6..].eq_ignore_ascii_case(b"cookie");
-            let stops = |c: u8| match c {
-                b'\n' | b'\r' | b'"' | b'\'' | b'`' => true,
-                _ if whole => false,
-                b' ' | b'\t' | b',' | b';' | b'&' | b'<' | b'>' | b'(' | b')' | b'[' | b']' | b'{' | b'}'
-                | b'|' => true,
-                _ => false,
-            };
-            let find = |at: usize| {
-                let rest = text.get(at..).unwrap_or_default();
-                at + rest.iter().position(|c| stops(*c)).unwrap_or(rest.len())
-            };
-            let mut to = find(start);
-            // The scheme of an Authorization header.
-            let scheme = ["bearer", "basic", "digest", "token", "negotiate", "apikey"];
-            if self.at(to) == b' '
-                && scheme.iter().any(|s| text[start..to].eq_ignore_ascii_case(s.as_bytes()))
-            {
-                to = find(to + 1);
-            }
-            end = to;
-        }
+            self.bare_end(start, value)
+        };
         let said = text.get(start..end).unwrap_or_default().trim_ascii();
         let nothing = matches!(
             said,
             b"" | b"null" | b"none" | b"None" | b"nil" | b"true" | b"false" | b"undefined" | b"-"
         ) || said.starts_with(b"[redacted")
             || said.iter().all(|c| *c == b'*')
-            || (!quoted && said.starts_with(b"//"));
+            || (!quoted && said.starts_with(b"//"))
+            // The working directory.
+            || (name.eq_ignore_ascii_case(b"pwd") && matches!(said[0], b'/' | b'~'));
+        self.until = self.until.max(end);
         if !nothing {
             self.found.push(Found { start, end, rule, why: Why::Named, whole: false });
         }
+        true
+    }
+
+    /// Where a value ends that stands without quotes.
+    fn bare_end(&self, start: usize, value: usize) -> usize {
+        let text = self.text;
+        // What an escape was written for is no end, unless the separator was escaped, too.
+        let escaped = value > 0 && self.is_escaped(value - 1);
+        let ends_word = |at: usize| matches!(self.at(at), 0 | b' ' | b'\t' | b'\n' | b'\r');
+        let names = |at: usize| {
+            let rest = &text[at.min(text.len())..text.len().min(at + 48)];
+            let name = rest.iter().take_while(|c| in_token(**c) || **c == b'.').count();
+            name > 0 && matches!(self.at(at + name), b'=' | b':')
+        };
+        let schemes = ["bearer", "basic", "digest", "token", "negotiate", "apikey", "ssws", "splunk", "ntlm"];
+        let mut open = 0i32;
+        let mut at = start;
+        while at < text.len() {
+            let ends = match text[at] {
+                b'\n' | b'\r' => true,
+                _ if !escaped && self.is_escaped(at) => false,
+                b'"' | b'\'' | b'`' | b'<' => true,
+                // The scheme of an Authorization header.
+                b' ' | b'\t' => !schemes.iter().any(|s| text[start..at].eq_ignore_ascii_case(s.as_bytes())),
+                b'&' => names(at + 1),
+                b',' | b';' | b'|' => ends_word(at + 1) || names(at + 1),
+                b'(' | b'[' | b'{' => {
+                    open += 1;
+                    false
+                }
+                b')' | b']' | b'}' | b'>' => {
+                    open -= 1;
+                    open < 0
+                }
+                _ => false,
+            };
+            if ends {
+                break;
+            }
+            at += 1;
+        }
+        at
     }
 
     fn url(&mut self, at: usize) {
@@ -427,10 +525,8 @@ impl Scanner<'_> {
             return;
         }
         // name=dGhpcyBpcyBpdA==: what it stands behind is no part of it.
-        let mut tail = stretch;
-        while let Some(at) = memchr::memchr(b'=', tail).filter(|at| tail[*at..].iter().any(|c| *c != b'=')) {
-            tail = &tail[at + 1..];
-        }
+        let bare = stretch.len() - stretch.iter().rev().take_while(|c| **c == b'=').count();
+        let tail = &stretch[memchr::memrchr(b'=', &stretch[..bare]).map_or(0, |i| i + 1)..];
         let from = to - tail.len();
         if tail.len() < 20 {
             return;
@@ -446,8 +542,17 @@ impl Scanner<'_> {
             return;
         };
         let mut found = Vec::new();
-        Scanner { text: &inner, found: &mut found, inside: true, judged: 0, names: self.names, ..*self }
-            .run();
+        Scanner {
+            text: &inner,
+            found: &mut found,
+            inside: true,
+            judged: 0,
+            until: 0,
+            view: None,
+            names: self.names,
+            ..*self
+        }
+        .run();
         if let Some(f) = found.first() {
             let why = match f.why {
                 Why::Kind(kind) => Why::Encoded(kind),

@@ -15,6 +15,9 @@ fn hex(c: u8) -> Option<u8> {
 
 /// What stands there for something else: how long it is, and what it is read as; `None` for what is itself.
 fn other(text: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
+    if text[at] == b'\\' {
+        return literal(text, at);
+    }
     let (c, len) = byte(text, at);
     if c < 0x80 {
         return (len > 1).then_some((len, Some(c)));
@@ -32,7 +35,7 @@ fn other(text: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
 impl View {
     /// Makes the view of a text; false if it is the text itself.
     pub(crate) fn of(&mut self, text: &[u8]) -> bool {
-        let may = |c: &u8| *c == b'%' || *c >= 0x80;
+        let may = |c: &u8| matches!(c, b'%' | b'\\' | 0x80..);
         let next = |from: usize| {
             let mut at = from;
             loop {
@@ -72,6 +75,19 @@ impl View {
             at + n.checked_sub(1).map_or(0, |n| self.shifts[n].1 as usize)
         };
         (stood(start), stood(end))
+    }
+}
+
+/// An escape that stands in the text as such, as loggers and languages write it: a line's end, a tab, an ASCII character.
+fn literal(text: &[u8], at: usize) -> Option<(usize, Option<u8>)> {
+    match text.get(at + 1)? {
+        b'n' | b'r' => Some((2, Some(b'\n'))),
+        b't' => Some((2, Some(b'\t'))),
+        b'u' if text.get(at + 2..at + 4)? == b"00" => {
+            let c = hex(*text.get(at + 4)?)? << 4 | hex(*text.get(at + 5)?)?;
+            (c < 0x80).then_some((6, Some(c)))
+        }
+        _ => None,
     }
 }
 
