@@ -12,6 +12,9 @@ use waxseal_trail::record::{Change, Events, Member};
 /// The version of this interface: what `waxseal_abi` answers.
 pub const VERSION: u32 = 2;
 
+/// What a reader says of [`REFUSAL`].
+pub const REFUSED: &str = "it cannot answer for an event";
+
 /// The filter failed on the event.
 pub const REFUSAL: u32 = u32::MAX - 2;
 
@@ -148,7 +151,7 @@ impl<'i> Reader<'i> {
             let (member, value) = self.change().ok_or(CUT)?;
             match member {
                 EXPLANATION => explained(value),
-                REFUSAL => return Err("it cannot answer for an event"),
+                REFUSAL => return Err(REFUSED),
                 ADD => {
                     let mut pairs = Reader(value);
                     while !pairs.is_at_end() {

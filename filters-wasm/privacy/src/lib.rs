@@ -89,7 +89,9 @@ impl Filter for Privacy {
             let geo = Value::first(metadata)?.get("geo_location")?.get("country")?.str()?;
             Some(geo.into_owned())
         };
-        let people = self.people(&category, &event_type, country, || {
+        // What it is cannot be said of an event that repeats names: then every rule is for it.
+        let loose = is_loose(metadata);
+        let people = self.people(loose, &category, &event_type, country, || {
             let members = record
                 .members
                 .iter()
@@ -100,7 +102,7 @@ impl Filter for Privacy {
                 .chain(Value::first(metadata).into_iter().flat_map(Value::members))
                 .collect()
         });
-        let active = self.active(&category, &event_type);
+        let active = if loose { self.every() } else { self.active(&category, &event_type) };
         let mut masked: Vec<(Member, Vec<u8>)> = Vec::new();
         let mut failed = false;
         {
@@ -139,7 +141,7 @@ impl Filter for Privacy {
         }
         // A map with repeated names cannot say that anything was done to it: it moves to where what is no metadata goes.
         if let Some((_, text)) = masked.iter_mut().find(|(m, _)| *m == Member::Metadata)
-            && text.starts_with(b"{\"$map\":")
+            && is_loose(text)
         {
             *text = [b"{\"$displaced\":{\"metadata\":", &text[..], b"}}"].concat();
         }
@@ -195,7 +197,8 @@ impl Privacy {
     pub fn look(&mut self, record: &[u8]) -> Result<Vec<Place>, &'static str> {
         let top = Value::first(record).filter(|v| v.kind() == Json::Object).ok_or(Fail::Broken.text())?;
         let text = |name: &str| top.get(name).and_then(Value::str).unwrap_or_default();
-        let active = self.active(&text("category"), &text("event_type"));
+        let loose = top.get("metadata").is_some_and(|m| is_loose(m.text()));
+        let active = if loose { self.every() } else { self.active(&text("category"), &text("event_type")) };
         let mut told = Vec::new();
         let mut failed = None;
         {
@@ -236,10 +239,13 @@ impl Privacy {
             let geo = own.or_else(|| top.get("geo_location"))?.get("country")?.str()?;
             Some(geo.into_owned())
         };
-        let people = self.people(&category, &event_type, country, || {
+        let mut all: Vec<&[u8]> = top.members().map(|m| m.0).collect();
+        all.sort_unstable();
+        let loose = all.windows(2).any(|w| w[0] == w[1]);
+        let people = self.people(loose, &category, &event_type, country, || {
             top.members().chain(top.get("metadata").into_iter().flat_map(Value::members)).collect()
         });
-        let active = self.active(&category, &event_type);
+        let active = if loose { self.every() } else { self.active(&category, &event_type) };
         let Privacy { policy, names, scratch, fired, .. } = self;
         let mut walk = Walk::new(policy, &active, names, scratch, Side::Shipper, fired, None, &people);
         let Some(masked) = walk.object_text(top.text(), true)? else {
@@ -274,6 +280,11 @@ impl Privacy {
         self.fired.fill(0);
     }
 
+    /// All rules, whatever types they are for.
+    fn every(&self) -> Rc<Active> {
+        Rc::new(self.policy.every.clone())
+    }
+
     fn active(&mut self, category: &str, event_type: &str) -> Rc<Active> {
         // Of one stream most events are alike.
         if let Some((c, t, active)) = &self.last
@@ -296,13 +307,14 @@ impl Privacy {
     /// Whose names have to go, and what stands in their place.
     fn people<'v>(
         &self,
+        loose: bool,
         category: &str,
         event_type: &str,
         country: impl FnOnce() -> Option<String>,
         fields: impl FnOnce() -> Vec<(&'v [u8], Value<'v>)>,
     ) -> Vec<(String, String)> {
         let (Some(keys), true) = (&self.policy.keys, self.policy.anonymizes_any()) else { return Vec::new() };
-        if !self.policy.anonymizes(category, event_type, country().as_deref()) {
+        if !loose && !self.policy.anonymizes(category, event_type, country().as_deref()) {
             return Vec::new();
         }
         let mut all: Vec<(String, String)> = Vec::new();
@@ -330,6 +342,15 @@ impl Privacy {
     fn identity(&self, name: &[u8], value: Value<'_>, depth: usize, found: &mut dyn FnMut(&str)) {
         match value.kind() {
             _ if depth > 8 => {}
+            Json::Array if name == b"$map" => {
+                for pair in value.elements() {
+                    let mut both = pair.elements();
+                    let key = both.next().and_then(Value::str).unwrap_or_default();
+                    if let Some(value) = both.next() {
+                        self.identity(key.as_bytes(), value, depth + 1, found);
+                    }
+                }
+            }
             Json::Object => {
                 let inner: Vec<_> = value.members().collect();
                 self.identities(&inner, depth + 1, found);
@@ -351,4 +372,9 @@ impl Privacy {
             _ => {}
         }
     }
+}
+
+/// Whether metadata are those of an event that repeats names.
+fn is_loose(metadata: &[u8]) -> bool {
+    metadata.starts_with(b"{\"$map\":")
 }

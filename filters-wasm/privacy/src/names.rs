@@ -133,8 +133,8 @@ impl Names {
             rules.dedup();
         }
         // call_count is no number that anyone calls.
-        let counts = words.last().is_some_and(|w| said(w.as_bytes()).1);
-        let raised = words.iter().fold(0, |bits, w| bits | said(w.as_bytes()).0);
+        let counts = words.last().is_some_and(|w| said(w.as_bytes()).lowered);
+        let raised = words.iter().fold(0, |bits, w| bits | said(w.as_bytes()).raised);
         let raised = if counts { 0 } else { raised };
         let exempt = policy.exempt(&words);
         let broad = words.last().is_some_and(|w| BROAD.contains(&w.as_str()));

@@ -193,6 +193,10 @@ fn policies_do_what_they_say() {
         ],
     );
     assert!(out[0].to_string().contains("TCK-9999") && !out[1].to_string().contains("TCK-9999"), "{out:?}");
+    // An event that repeats names says nothing of its type: every rule is for it.
+    let twice = r#"{"event_type":"x","event_type":"api_call","m":"TCK-9999","m":"TCK-9998"}"#;
+    let out = with(typed, &[twice.into()]);
+    assert!(!out[0].to_string().contains("TCK-999"), "{out:?}");
     let raw =
         with("rules: [{id: rawdrop, fields: [$raw], action: drop}]", &["not json password=hunter2zz".into()])
             .remove(0);

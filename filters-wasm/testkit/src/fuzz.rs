@@ -115,7 +115,10 @@ fn in_both<F: Filter>(filter: &mut Native<F>, data: &[u8]) {
     let mut raw = Events::default();
     waxseal_trail::record::Converter::default().json(record, &mut raw);
     let mut out = Events::default();
-    filter.in_sink(&raw, &tag, now(), &mut out);
+    if !filter.may_answer(&raw, &tag, now(), &mut out) {
+        // The host withholds it, and has no more of it.
+        return;
+    }
     assert_eq!(out.len(), 1);
     records_of(&out, HTTP);
     if raw.unparsed() == 0 && record.iter().all(|c| *c != 0) {

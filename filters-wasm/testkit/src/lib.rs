@@ -11,7 +11,6 @@ pub use shipper::{Compiled, Shipper};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use waxseal_filter_abi::Filter;
-#[cfg(feature = "host")]
 use waxseal_filter_abi::wire;
 use waxseal_trail::record::{Converter, Events, Member};
 use waxseal_trail::time::Time;
@@ -174,6 +173,19 @@ impl<F: Filter> Native<F> {
         let source = json!({"tag": tag}).to_string();
         if let Err(e) = self.0.run(from, source.as_bytes(), now, 0, |_, _| {}, to) {
             panic!("{e}: {}", String::from_utf8_lossy(from.text()));
+        }
+    }
+
+    /// The same, unless the filter refuses to answer for an event.
+    ///
+    /// # Panics
+    /// As [`Native::in_sink`].
+    pub fn may_answer(&mut self, from: &Events, tag: &str, now: Time, to: &mut Events) -> bool {
+        let source = json!({"tag": tag}).to_string();
+        match self.0.run(from, source.as_bytes(), now, 0, |_, _| {}, to) {
+            Ok(()) => true,
+            Err(e) if e == wire::REFUSED => false,
+            Err(e) => panic!("{e}: {}", String::from_utf8_lossy(from.text())),
         }
     }
 

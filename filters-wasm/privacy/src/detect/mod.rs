@@ -8,6 +8,8 @@ mod view;
 use crate::names::{Info, Names};
 use crate::policy::{Active, Policy};
 use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 pub(crate) use view::View;
 
 /// A detector.
@@ -459,13 +461,13 @@ fn hints_of(text: &[u8], last: bool) -> Hints {
             }
             at += 1;
         }
-        let (raised, lowered) = said(&word[..n]);
-        hints.raised |= raised;
-        (hints.near, previous) = (raised | previous, raised);
+        let said = said(&word[..n]);
+        hints.raised |= said.raised;
+        (hints.near, previous) = (said.raised | previous, said.raised);
         // Words that say nothing of it may stand between: `order no. 12`, `id is 12`.
         if !matches!(&word[..n], b"is" | b"was" | b"a" | b"the" | b"x") || camel > 0 {
-            hints.lowered = lowered && last;
-            hints.goods = hints.lowered && is_goods(&word[..n]);
+            hints.lowered = said.lowered && last;
+            hints.goods = said.goods && last;
         }
     }
     if !text.is_ascii() {
@@ -514,128 +516,56 @@ const FOREIGN: [(&str, Kind); 27] = [
     ("télé", Kind::Phone),
 ];
 
-/// What a word, in small letters, says of a number beside it: kinds as bits, and whether it is none of them.
-pub(crate) fn said(word: &[u8]) -> (u32, bool) {
-    let raised = match word {
-        b"card" | b"cards" | b"visa" | b"mastercard" | b"maestro" | b"amex" | b"discover" | b"jcb"
-        | b"diners" | b"unionpay" | b"credit" | b"debit" | b"pan" | b"cc" | b"ccnum" | b"kreditkarte"
-        | b"kartennummer" | b"karte" | b"carte" | b"tarjeta" | b"carta" | b"creditcard" | b"cardnumber"
-        | b"cvv" | b"cvc" => Kind::Card.bit(),
-        b"ssn" | b"social" | b"ssns" | b"socialsecuritynumber" | b"ss" | b"taxpayer" | b"itin" | b"tin" => {
-            Kind::Ssn.bit()
-        }
-        b"phone" | b"phones" | b"tel" | b"telephone" | b"mobile" | b"mobil" | b"cell" | b"cellphone"
-        | b"call" | b"calls" | b"called" | b"calling" | b"caller" | b"callback" | b"dial" | b"dialed"
-        | b"fax" | b"sms" | b"whatsapp" | b"handy" | b"telefon" | b"telefono" | b"telefone"
-        | b"telefonnummer" | b"rufnummer" | b"celular" | b"movil" | b"portable" | b"hotline" | b"msisdn"
-        | b"phonenumber" | b"reach" | b"ring" | b"texted" | b"mob" | b"ext" | b"voicemail" | b"cellulare"
-        | b"mobiel" | b"telefoon" => Kind::Phone.bit(),
-        b"aws" | b"secret" | b"akia" | b"amazon" => Kind::AwsKey.bit(),
-        b"iban" | b"konto" => Kind::Iban.bit(),
-        _ => 0,
-    };
-    let lowered = raised == 0
-        && matches!(
-            word,
-            b"id"
-                | b"ids"
-                | b"uid"
-                | b"gid"
-                | b"pid"
-                | b"order"
-                | b"orders"
-                | b"invoice"
-                | b"ticket"
-                | b"po"
-                | b"sku"
-                | b"part"
-                | b"item"
-                | b"ref"
-                | b"reference"
-                | b"serial"
-                | b"tracking"
-                | b"case"
-                | b"issue"
-                | b"build"
-                | b"version"
-                | b"seq"
-                | b"sequence"
-                | b"batch"
-                | b"txn"
-                | b"transaction"
-                | b"trace"
-                | b"span"
-                | b"isbn"
-                | b"imei"
-                | b"ean"
-                | b"upc"
-                | b"gtin"
-                | b"epoch"
-                | b"timestamp"
-                | b"time"
-                | b"offset"
-                | b"bytes"
-                | b"size"
-                | b"revision"
-                | b"commit"
-                | b"hash"
-                | b"checksum"
-                | b"digest"
-                | b"uuid"
-                | b"nonce"
-                | b"request"
-                | b"req"
-                | b"session"
-                | b"shipment"
-                | b"parcel"
-                | b"barcode"
-                | b"product"
-                | b"lot"
-                | b"model"
-                | b"nanos"
-                | b"micros"
-                | b"millis"
-                | b"duration"
-                | b"inode"
-                | b"snowflake"
-                | b"generation"
-                | b"count"
-                | b"counts"
-                | b"total"
-                | b"port"
-                | b"rows"
-        );
-    (raised, lowered)
+/// Words that speak of cards.
+const CARD_WORDS: &str = "card cards visa mastercard maestro amex discover jcb diners unionpay credit debit pan cc ccnum \
+    kreditkarte kartennummer karte carte tarjeta carta creditcard cardnumber cvv cvc";
+/// Of social security numbers.
+const SSN_WORDS: &str = "ssn social ssns socialsecuritynumber ss taxpayer itin tin";
+/// Of telephones.
+const PHONE_WORDS: &str = "phone phones tel telephone mobile mobil cell cellphone call calls called calling caller callback \
+    dial dialed fax sms whatsapp handy telefon telefono telefone telefonnummer rufnummer celular movil \
+    portable hotline msisdn phonenumber reach ring texted mob ext voicemail cellulare mobiel telefoon";
+/// Of keys of AWS.
+const AWS_WORDS: &str = "aws secret akia amazon";
+/// Of bank accounts.
+const IBAN_WORDS: &str = "iban konto";
+/// Of orders and goods: what follows is a number of one.
+const GOODS: &str = "order orders invoice ticket po sku part item serial tracking isbn imei ean upc gtin shipment parcel \
+    barcode product lot model case version build";
+/// Of ids, counts and times.
+const IDS: &str = "id ids uid gid pid ref reference issue seq sequence batch txn transaction trace span epoch timestamp \
+    time offset bytes size revision commit hash checksum digest uuid nonce request req session nanos \
+    micros millis duration inode snowflake generation count counts total port rows";
+
+/// What a word says of a number beside it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    /// Kinds, as bits.
+    pub(crate) raised: u32,
+    /// It is of orders and goods, or of ids, counts and times.
+    pub(crate) lowered: bool,
+    goods: bool,
 }
 
-fn is_goods(word: &[u8]) -> bool {
-    matches!(
-        word,
-        b"order"
-            | b"orders"
-            | b"invoice"
-            | b"ticket"
-            | b"po"
-            | b"sku"
-            | b"part"
-            | b"item"
-            | b"serial"
-            | b"tracking"
-            | b"isbn"
-            | b"imei"
-            | b"ean"
-            | b"upc"
-            | b"gtin"
-            | b"shipment"
-            | b"parcel"
-            | b"barcode"
-            | b"product"
-            | b"lot"
-            | b"model"
-            | b"case"
-            | b"version"
-            | b"build"
-    )
+static SAID: LazyLock<HashMap<&'static [u8], Said>> = LazyLock::new(|| {
+    let raises = |kind: Kind| Said { raised: kind.bit(), ..Said::default() };
+    [
+        (CARD_WORDS, raises(Kind::Card)),
+        (SSN_WORDS, raises(Kind::Ssn)),
+        (PHONE_WORDS, raises(Kind::Phone)),
+        (AWS_WORDS, raises(Kind::AwsKey)),
+        (IBAN_WORDS, raises(Kind::Iban)),
+        (GOODS, Said { lowered: true, goods: true, ..Said::default() }),
+        (IDS, Said { lowered: true, ..Said::default() }),
+    ]
+    .into_iter()
+    .flat_map(|(list, said)| list.split_ascii_whitespace().map(move |word| (word.as_bytes(), said)))
+    .collect()
+});
+
+/// What a word, in small letters, says.
+pub(crate) fn said(word: &[u8]) -> Said {
+    SAID.get(word).copied().unwrap_or_default()
 }
 
 /// Puts what was found in order; what overlaps becomes one, of which nothing may be kept.
