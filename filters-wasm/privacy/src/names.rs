@@ -4,45 +4,9 @@ use crate::detect::said;
 use crate::policy::Policy;
 use waxseal_filter_abi::event::{decoded, mixed, same};
 
-/// Words that may follow without changing what a field holds.
-const NEUTRAL: &[&str] = &[
-    "number",
-    "no",
-    "num",
-    "nr",
-    "value",
-    "header",
-    "hash",
-    "hashed",
-    "raw",
-    "text",
-    "string",
-    "str",
-    "plain",
-    "plaintext",
-    "encrypted",
-    "input",
-    "field",
-    "confirm",
-    "confirmation",
-    "again",
-    "repeat",
-    "old",
-    "new",
-    "current",
-    "data",
-    "param",
-    "parameter",
-    "1",
-    "2",
-    "3",
-    "base",
-    "b",
-    "b64",
-    "base64",
-    "enc",
-    "full",
-];
+/// Words that may follow without changing what a field holds, as may numbers.
+const NEUTRAL: &str = "number no num nr value header hash hashed raw text string str plain plaintext encrypted input field \
+    confirm confirmation again repeat old new current data param parameter base b enc full";
 
 /// Words that are often written together with the one before.
 const RUN_TOGETHER: &[&str] = &["password", "passwd", "passphrase", "apikey", "secretkey", "accesstoken"];
@@ -67,7 +31,7 @@ pub(crate) struct Info {
     slot: u16,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
     hash: usize,
     name: Box<[u8]>,
@@ -178,9 +142,11 @@ impl Ends {
     /// Of the names of rules, their words run together.
     pub(crate) fn of<'n>(names: impl Iterator<Item = &'n String>) -> Ends {
         let mut ends = Ends { three: Box::new([0; 64]), short: Vec::new() };
-        for name in names.map(String::as_str).chain(NEUTRAL.iter().copied()) {
+        for name in names.map(String::as_str).chain(NEUTRAL.split_ascii_whitespace()) {
             match Ends::bit(name.as_bytes()) {
                 Some(bit) => ends.three[bit / 64] |= 1 << (bit % 64),
+                // A name that ends in another script may be anything, whatever stands here.
+                None if !name.is_ascii() => {}
                 None => {
                     let letters = name.bytes().rev().filter(u8::is_ascii_alphabetic);
                     ends.short.push(letters.map(|c| c.to_ascii_lowercase()).collect());
@@ -203,8 +169,7 @@ impl Ends {
                         return Some(hash % 4096);
                     }
                 }
-                0x80.. => return None,
-                b'\\' => return None,
+                0x80.. | b'\\' => return None,
                 // Digits and signs before the end change nothing, between letters they begin another word.
                 _ => {}
             }
@@ -263,7 +228,8 @@ pub(crate) fn endings(words: &[String]) -> Vec<String> {
             let ends = RUN_TOGETHER.iter().filter(|s| last.len() > s.len() && last.ends_with(**s));
             all.extend(ends.map(|s| (*s).to_owned()));
         }
-        let neutral = |w: &String| NEUTRAL.contains(&w.as_str()) || w.chars().all(char::is_numeric);
+        let neutral =
+            |w: &String| NEUTRAL.split_ascii_whitespace().any(|n| n == w) || w.chars().all(char::is_numeric);
         if end < 2 || words.len() - end >= 3 || !neutral(&words[end - 1]) {
             return all;
         }
@@ -279,6 +245,24 @@ pub(crate) fn glued(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn most_names_are_told_apart_by_their_ends() {
+        let policy = Policy::parse("", std::path::Path::new("")).unwrap();
+        for (name, may) in [
+            ("pod_name", false),
+            ("2024-05-01T10", false),
+            ("requestReceivedTimestamp", false),
+            ("user_password", true),
+            ("PASSWORD2", true),
+            ("contraseña", true),
+            ("пароль_2", true),
+            ("secret_b64", true),
+            ("ssn_no", true),
+        ] {
+            assert_eq!(policy.ends.may_be(name.as_bytes()), may, "{name}");
+        }
+    }
 
     #[test]
     fn spellings_are_the_same_words() {
