@@ -142,11 +142,11 @@ impl Ends {
     /// Of the names of rules, their words run together.
     pub(crate) fn of<'n>(names: impl Iterator<Item = &'n String>) -> Ends {
         let mut ends = Ends { three: Box::new([0; 64]), short: Vec::new() };
-        for name in names.map(String::as_str).chain(NEUTRAL.split_ascii_whitespace()) {
+        // One of another script fits only names that are let through anyhow.
+        let names = names.map(String::as_str).chain(NEUTRAL.split_ascii_whitespace());
+        for name in names.filter(|n| n.is_ascii()) {
             match Ends::bit(name.as_bytes()) {
                 Some(bit) => ends.three[bit / 64] |= 1 << (bit % 64),
-                // A name that ends in another script may be anything, whatever stands here.
-                None if !name.is_ascii() => {}
                 None => {
                     let letters = name.bytes().rev().filter(u8::is_ascii_alphabetic);
                     ends.short.push(letters.map(|c| c.to_ascii_lowercase()).collect());
@@ -156,30 +156,18 @@ impl Ends {
         ends
     }
 
-    /// Of the last three letters, whatever their case, without what follows them; `None` where all fits.
+    /// Of the last three letters, whatever their case, without what follows them; `None` if there are fewer. (Digits and signs
+    /// change nothing: between letters they begin another word.)
     fn bit(name: &[u8]) -> Option<usize> {
-        let mut hash = 0usize;
-        let mut n = 0;
-        for c in name.iter().rev() {
-            match c {
-                b'a'..=b'z' | b'A'..=b'Z' => {
-                    hash = hash * 31 + usize::from(c | 0x20);
-                    n += 1;
-                    if n == 3 {
-                        return Some(hash % 4096);
-                    }
-                }
-                0x80.. | b'\\' => return None,
-                // Digits and signs before the end change nothing, between letters they begin another word.
-                _ => {}
-            }
-        }
-        None
+        let mut letters = name.iter().rev().filter(|c| c.is_ascii_alphabetic());
+        let mut next = || letters.next().map(|c| usize::from(c | 0x20));
+        Some(((next()? * 31 + next()?) * 31 + next()?) % 4096)
     }
 
-    /// Whether a rule may speak of a name.
+    /// Whether a rule may speak of a name. Of one with escapes, or of another script, nothing is said by its ASCII letters.
     pub(crate) fn may_be(&self, name: &[u8]) -> bool {
-        Ends::bit(name).is_none_or(|bit| self.three[bit / 64] >> (bit % 64) & 1 != 0)
+        name.iter().any(|c| *c >= 0x80 || *c == b'\\')
+            || Ends::bit(name).is_some_and(|bit| self.three[bit / 64] >> (bit % 64) & 1 != 0)
             || self.short.iter().any(|short| {
                 let mut letters = name.iter().rev().filter(|c| c.is_ascii_alphabetic());
                 short.iter().all(|s| letters.next().is_some_and(|c| c | 0x20 == *s))
@@ -258,6 +246,7 @@ mod tests {
             ("contraseña", true),
             ("пароль_2", true),
             ("secret_b64", true),
+            ("contrase\\u00f1a", true),
             ("ssn_no", true),
         ] {
             assert_eq!(policy.ends.may_be(name.as_bytes()), may, "{name}");
