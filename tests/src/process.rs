@@ -1,6 +1,6 @@
 //! The real binaries, started as a user would.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -31,6 +31,21 @@ pub fn peak_resident(pid: u32) -> Option<u64> {
 /// Runs `waxseal` with arguments.
 pub fn waxseal(args: &[&str]) -> Output {
     Command::new(bin("waxseal")).args(args).output().expect("waxseal runs")
+}
+
+/// Runs the command with `input`; its exit status, what it printed, and what it said on standard error.
+pub fn piped(args: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = Command::new(bin("waxseal"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("waxseal starts");
+    child.stdin.take().expect("piped").write_all(input).expect("waxseal reads");
+    let out = child.wait_with_output().expect("waxseal ends");
+    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
+    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
 }
 
 /// A trail, its keys and a sink's configuration in a directory of their own.

@@ -1,22 +1,6 @@
 //! The command as a person uses it: refusals, exit statuses, forms of output.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-use waxseal_e2e::process::{Site, bin, post, waxseal};
-
-fn piped(args: &[&str], input: &[u8]) -> (i32, String, String) {
-    let mut child = Command::new(bin("waxseal"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let out = child.wait_with_output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
-}
+use waxseal_e2e::process::{Site, piped, post, waxseal};
 
 #[test]
 fn canonicalize() {

@@ -10,7 +10,7 @@ use waxseal_filter_host::wasm::{Runtime, Wasm};
 use waxseal_filter_host::{Filters, OnError, Process, Settings};
 use waxseal_filter_testkit::{
     BEYOND, Compiled, Native, Shipper, alike, converted, databases, fluent_bit, marking, members, module_of,
-    samples,
+    run_fluent_bit, samples,
 };
 use waxseal_store::Store as _;
 use waxseal_trail::record::Events;
@@ -256,25 +256,7 @@ fn fluent_bit_and_the_sink_say_the_same() {
         )
     };
     std::fs::write(d.join("fb.yaml"), yaml("conf")).unwrap();
-    let run = |file: &str| {
-        let mut child = std::process::Command::new(&binary)
-            .args(["-c", d.join(file).to_str().unwrap()])
-            .stderr(std::fs::File::create(d.join("fb.log")).unwrap())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > deadline {
-                child.kill().unwrap();
-                panic!("Fluent Bit does not end: {}", std::fs::read_to_string(d.join("fb.log")).unwrap());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
+    let run = |file: &str| run_fluent_bit(&binary, &d.join(file), &d.join("fb.log"));
     run("fb.yaml");
     let log = std::fs::read_to_string(d.join("fb.log")).unwrap();
     let out = std::fs::read_to_string(d.join("out.log")).unwrap_or_else(|e| panic!("{e}: {log}"));

@@ -5,14 +5,13 @@
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use waxseal_e2e::process::{Site, bin, each_record, free_port, headers, local_store, post};
+use std::time::Duration;
+use waxseal_e2e::process::{Site, each_record, free_port, headers, local_store, piped, post};
 use waxseal_filter_host::wasm::{Runtime, Wasm};
 use waxseal_filter_host::{Process, Settings};
 use waxseal_filter_testkit::{
-    BEYOND, Compiled, Native, Shipper, alike, converted, fluent_bit, members, module_of,
+    BEYOND, Compiled, Native, Shipper, alike, converted, fluent_bit, members, module_of, run_fluent_bit,
 };
 use waxseal_privacy::Privacy;
 use waxseal_trail::record::Events;
@@ -281,20 +280,7 @@ fn fluent_bit_sees_nothing_of_it() {
         module.display()
     );
     std::fs::write(d.join("fb.yaml"), yaml).unwrap();
-    let mut child = Command::new(&binary)
-        .args(["-c", d.join("fb.yaml").to_str().unwrap()])
-        .stderr(std::fs::File::create(d.join("fb.log")).unwrap())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("Fluent Bit does not end: {}", std::fs::read_to_string(d.join("fb.log")).unwrap());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    run_fluent_bit(&binary, &d.join("fb.yaml"), &d.join("fb.log"));
     let log = std::fs::read_to_string(d.join("fb.log")).unwrap();
     let out = std::fs::read_to_string(d.join("out.log")).unwrap_or_else(|e| panic!("{e}: {log}"));
     assert_eq!(out.lines().count(), lines.lines().count(), "{log}");
@@ -305,18 +291,7 @@ fn fluent_bit_sees_nothing_of_it() {
 }
 
 fn filter(args: &[&str], input: &str) -> (i32, String, String) {
-    let mut child = Command::new(bin("waxseal"))
-        .arg("filter")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let out = child.wait_with_output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+    piped(&[&["filter"], args].concat(), input.as_bytes())
 }
 
 #[test]

@@ -754,7 +754,7 @@ enum Place {
 }
 
 /// Whether a name occurs twice.
-fn repeated<'n>(names: impl Iterator<Item = &'n [u8]>) -> bool {
+pub fn repeated<'n>(names: impl Iterator<Item = &'n [u8]>) -> bool {
     let mut all: Vec<&[u8]> = names.collect();
     all.sort_unstable();
     all.windows(2).any(|w| w[0] == w[1])

@@ -12,6 +12,7 @@
 //!
 //! In both, an event that a filter does not change goes back as it came.
 
+pub mod config;
 pub mod event;
 pub mod guest;
 #[cfg(not(target_family = "wasm"))]

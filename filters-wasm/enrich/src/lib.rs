@@ -20,6 +20,7 @@ use config::Config;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use times::Read;
+use waxseal_filter_abi::config::glob;
 use waxseal_filter_abi::event::{Ids, Object, mixed, write_list};
 use waxseal_filter_abi::{Event, Filter, Value};
 use waxseal_trail::record::Member;
@@ -80,8 +81,7 @@ impl Enrich {
             threat.add(event, address);
         }
         if !c.phi.is_empty() {
-            let named =
-                |v: Option<Cow<'_, str>>| v.is_some_and(|v| c.phi.iter().any(|p| config::glob(p, &v)));
+            let named = |v: Option<Cow<'_, str>>| v.is_some_and(|v| c.phi.iter().any(|p| glob(p, &v)));
             let word = |name: &str| event.get(name).and_then(Value::str);
             if named(event.text(Member::Resource))
                 || named(word("resource_type"))

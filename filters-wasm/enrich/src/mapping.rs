@@ -14,13 +14,13 @@
 //!       timestamp: {field: ts, time: unix_ms}
 //! ```
 
-use crate::config::glob;
 use crate::schema;
 use crate::times::{Clock, Read, of_nanos};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use waxseal_filter_abi::config::glob;
 use waxseal_filter_abi::view::Kind;
 use waxseal_filter_abi::{Event, Value};
 use waxseal_trail::record::Member;

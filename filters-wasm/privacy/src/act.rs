@@ -7,9 +7,8 @@ use std::net::IpAddr;
 
 /// What stands in the place of a text.
 pub(crate) fn text(policy: &Policy, rule: u16, kind: Option<Kind>, whole: bool, text: &str) -> String {
-    let rule = &policy.rules[rule as usize];
-    let redacted = || format!("[redacted:{}]", rule.id);
-    match &rule.action {
+    let redacted = || redacted(policy, rule);
+    match &policy.rules[rule as usize].action {
         Action::Mask { .. } if whole => redacted(),
         Action::Mask { .. } if kind == Some(Kind::Email) => email(text),
         Action::Mask { first, last } => masked(text, *first, *last),
@@ -19,6 +18,11 @@ pub(crate) fn text(policy: &Policy, rule: u16, kind: Option<Kind>, whole: bool, 
         Action::Generalise => month(text).unwrap_or_else(redacted),
         Action::Redact | Action::Shape(_) | Action::Allow(_) | Action::Keep => redacted(),
     }
+}
+
+/// What stands where nothing may be kept.
+pub(crate) fn redacted(policy: &Policy, rule: u16) -> String {
+    format!("[redacted:{}]", policy.rules[rule as usize].id)
 }
 
 /// A number in the place of one, if the rule leaves one.

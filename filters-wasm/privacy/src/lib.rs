@@ -12,7 +12,6 @@ mod names;
 pub mod policy;
 mod walk;
 
-use detect::Kind;
 use keys::Use;
 use names::Names;
 use policy::{Active, Policy};
@@ -20,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use walk::{Fail, Scratch, Walk};
-use waxseal_filter_abi::event::{Object, Orders, put_withheld};
+use waxseal_filter_abi::event::{Object, Orders, put_withheld, repeated};
 use waxseal_filter_abi::view::Kind as Json;
 use waxseal_filter_abi::{Event, Filter, Record, Shipped, Side, Value, wire};
 use waxseal_trail::record::Member;
@@ -102,7 +101,7 @@ impl Filter for Privacy {
                 .chain(Value::first(metadata).into_iter().flat_map(Value::members))
                 .collect()
         });
-        let active = if loose { self.every() } else { self.active(&category, &event_type) };
+        let active = if loose { self.policy.every.clone() } else { self.active(&category, &event_type) };
         let mut masked: Vec<(Member, Vec<u8>)> = Vec::new();
         let mut failed = false;
         {
@@ -185,11 +184,6 @@ impl Privacy {
         }
     }
 
-    /// The detectors' names.
-    pub fn detectors() -> impl Iterator<Item = &'static str> {
-        Kind::ALL.into_iter().map(Kind::name)
-    }
-
     /// What the policy would do to a record of a trail, as it is sealed: rule, path and reason of each place, no values.
     ///
     /// # Errors
@@ -198,7 +192,11 @@ impl Privacy {
         let top = Value::first(record).filter(|v| v.kind() == Json::Object).ok_or(Fail::Broken.text())?;
         let text = |name: &str| top.get(name).and_then(Value::str).unwrap_or_default();
         let loose = top.get("metadata").is_some_and(|m| is_loose(m.text()));
-        let active = if loose { self.every() } else { self.active(&text("category"), &text("event_type")) };
+        let active = if loose {
+            self.policy.every.clone()
+        } else {
+            self.active(&text("category"), &text("event_type"))
+        };
         let mut told = Vec::new();
         let mut failed = None;
         {
@@ -239,13 +237,11 @@ impl Privacy {
             let geo = own.or_else(|| top.get("geo_location"))?.get("country")?.str()?;
             Some(geo.into_owned())
         };
-        let mut all: Vec<&[u8]> = top.members().map(|m| m.0).collect();
-        all.sort_unstable();
-        let loose = all.windows(2).any(|w| w[0] == w[1]);
+        let loose = repeated(top.members().map(|m| m.0));
         let people = self.people(loose, &category, &event_type, country, || {
             top.members().chain(top.get("metadata").into_iter().flat_map(Value::members)).collect()
         });
-        let active = if loose { self.every() } else { self.active(&category, &event_type) };
+        let active = if loose { self.policy.every.clone() } else { self.active(&category, &event_type) };
         let Privacy { policy, names, scratch, fired, .. } = self;
         let mut walk = Walk::new(policy, &active, names, scratch, Side::Shipper, fired, None, &people);
         let Some(masked) = walk.object_text(top.text(), true)? else {
@@ -278,11 +274,6 @@ impl Privacy {
         }
         event.add_json("privacy", |out| object.write(out));
         self.fired.fill(0);
-    }
-
-    /// All rules, whatever types they are for.
-    fn every(&self) -> Rc<Active> {
-        Rc::new(self.policy.every.clone())
     }
 
     fn active(&mut self, category: &str, event_type: &str) -> Rc<Active> {
@@ -319,7 +310,7 @@ impl Privacy {
         }
         let mut all: Vec<(String, String)> = Vec::new();
         let mut seen = HashSet::new();
-        self.identities(&fields(), 0, &mut |who| {
+        let mut found = |who: &str| {
             let who = who.trim().to_ascii_lowercase();
             // One letter is no name, and what has a pseudonym keeps it.
             let is_name = who.chars().count() > 1 || who.bytes().all(|c| c.is_ascii_digit());
@@ -327,16 +318,11 @@ impl Privacy {
                 let by = keys.code(Use::Pseudonym, &who);
                 all.push((who, by));
             }
-        });
+        };
+        fields().into_iter().for_each(|(name, value)| self.identity(name, value, 0, &mut found));
         // The longest first: what is part of another is not taken out of it.
         all.sort_by_key(|(who, _)| std::cmp::Reverse(who.len()));
         all
-    }
-
-    fn identities(&self, fields: &[(&[u8], Value<'_>)], depth: usize, found: &mut dyn FnMut(&str)) {
-        for (name, value) in fields {
-            self.identity(name, *value, depth, found);
-        }
     }
 
     fn identity(&self, name: &[u8], value: Value<'_>, depth: usize, found: &mut dyn FnMut(&str)) {
@@ -351,10 +337,7 @@ impl Privacy {
                     }
                 }
             }
-            Json::Object => {
-                let inner: Vec<_> = value.members().collect();
-                self.identities(&inner, depth + 1, found);
-            }
+            Json::Object => value.members().for_each(|(name, v)| self.identity(name, v, depth + 1, found)),
             Json::Array => value.elements().for_each(|v| self.identity(name, v, depth + 1, found)),
             Json::String | Json::Number if self.policy.is_identity(name) => {
                 if let Some(who) = value.word() {

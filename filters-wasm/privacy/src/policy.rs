@@ -7,6 +7,8 @@ use regex_automata::{Input, meta};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use waxseal_filter_abi::config::{glob, yaml};
 
 /// The file's members.
 #[derive(Debug, Default, Deserialize)]
@@ -160,7 +162,7 @@ pub struct Policy {
     pub(crate) ends: Ends,
     pub(crate) patterns: Option<Patterns>,
     /// All rules in force at once.
-    pub(crate) every: Active,
+    pub(crate) every: Rc<Active>,
     pub(crate) keys: Option<Keys>,
     anonymize: Vec<RawAnonymize>,
     pub(crate) identities: HashSet<String>,
@@ -169,7 +171,7 @@ pub struct Policy {
 }
 
 /// The rules that are in force for a type of event.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Active {
     pub(crate) on: Vec<bool>,
     pub(crate) by_kind: [u16; Kind::ALL.len()],
@@ -194,16 +196,6 @@ const RULES: usize = 1000;
 /// The default rules, as they stand in the documentation.
 pub const DEFAULT: &str = include_str!("default.yaml");
 
-fn yaml(text: &str) -> Result<Raw, String> {
-    match text.trim() {
-        // A file of comments alone is a policy, too.
-        t if t.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => Ok(Raw::default()),
-        // Only true and false are booleans, as YAML 1.2 has it.
-        _ => serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
-            .map_err(|e| e.to_string()),
-    }
-}
-
 impl Policy {
     /// No rule.
     pub(crate) const NONE: u16 = u16::MAX;
@@ -223,7 +215,7 @@ impl Policy {
     /// # Errors
     /// A text with line and key.
     pub fn parse(text: &str, dir: &Path) -> Result<Policy, String> {
-        let raw = yaml(text)?;
+        let raw: Raw = yaml(text)?;
         let mut data = Vec::new();
         let keys = match &raw.keys {
             Some(path) => {
@@ -238,7 +230,7 @@ impl Policy {
         let mut raws: Vec<RawRule> = raw.rules;
         let own = raws.len();
         if raw.defaults.unwrap_or(true) {
-            let defaults = yaml(DEFAULT)?.rules;
+            let defaults = yaml::<Raw>(DEFAULT)?.rules;
             for id in &raw.without {
                 if !defaults.iter().any(|r| r.id == *id) {
                     let ids: Vec<&str> = defaults.iter().map(|r| &*r.id).collect();
@@ -256,13 +248,7 @@ impl Policy {
             fields: HashMap::new(),
             ends: Ends::of(std::iter::empty()),
             patterns: None,
-            every: Active {
-                on: Vec::new(),
-                by_kind: [Policy::NONE; Kind::ALL.len()],
-                paths: false,
-                top: Policy::NONE,
-                kubernetes: Policy::NONE,
-            },
+            every: Rc::default(),
             keys,
             anonymize: raw.anonymize,
             identities: identities.iter().map(|n| glued(n)).collect(),
@@ -304,7 +290,7 @@ impl Policy {
             policy.rules.push(rule);
         }
         policy.ends = Ends::of(policy.fields.keys());
-        policy.every = policy.active_if(|_| true);
+        policy.every = Rc::new(policy.active_if(|_| true));
         for (i, a) in policy.anonymize.iter().enumerate() {
             if policy.keys.is_none() {
                 return Err(format!("anonymize[{i}]: pseudonyms need keys: <file>"));
@@ -441,15 +427,6 @@ impl Policy {
 
 fn applies(types: &[String], category: &str, event_type: &str) -> bool {
     types.is_empty() || types.iter().any(|t| glob(t, category) || glob(t, event_type))
-}
-
-fn glob(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
-            (0..=rest.len()).filter(|i| rest.is_char_boundary(*i)).any(|i| glob(tail, &rest[i..]))
-        }),
-    }
 }
 
 /// Whether a rule may be called so. (Nothing that is looked for is written with these alone, and no longer.)

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use waxseal_filter_abi::Side;
 use waxseal_filter_abi::event::decoded;
-use waxseal_filter_abi::view::{Kind as Json, Value};
+use waxseal_filter_abi::view::Value;
 use waxseal_trail::json::{write_number, write_string};
 use waxseal_trail::scan::{self, skip_space, string_end, value_end};
 
@@ -137,7 +137,7 @@ impl<'w> Walk<'w> {
         self.path.push_str(name);
         let info = self.names.of(name.as_bytes(), self.policy);
         let rule = self.rule_for(info);
-        if rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop {
+        if self.drops(rule) {
             self.fire(rule, Why::Named);
             return Ok(Some(Vec::new()));
         }
@@ -178,6 +178,10 @@ impl<'w> Walk<'w> {
     fn rule_for(&self, info: Info) -> u16 {
         let rule = self.names.rule(info, self.active);
         if self.active.paths { rule.min(self.policy.by_path(self.active, &self.path)) } else { rule }
+    }
+
+    fn drops(&self, rule: u16) -> bool {
+        self.policy.rules.get(rule as usize).is_some_and(|r| r.action == Action::Drop)
     }
 
     /// A value, as the rule for its field says.
@@ -233,31 +237,23 @@ impl<'w> Walk<'w> {
                 self.object(t, at, depth, allowed)
             }
             b'[' => {
-                let mut at = skip_space(t, at + 1);
                 let mut i = 0;
                 let mut behind = Policy::NONE;
                 let len = self.path.len();
-                while *t.get(at).ok_or(Fail::Broken)? != b']' {
-                    if self.tracks() {
-                        self.path.push_str(&format!(".{i}"));
+                self.elements(t, at, |w, at| {
+                    if w.tracks() {
+                        w.path.push_str(&format!(".{i}"));
                     }
-                    let from = at;
                     let end = if behind == Policy::NONE || t[at] != b'"' {
-                        self.value(t, at, info, depth + 1)?
+                        w.value(t, at, info, depth + 1)?
                     } else {
-                        self.whole(behind, t, at, depth + 1)?
+                        w.whole(behind, t, at, depth + 1)?
                     };
-                    behind = if t[from] == b'"' { self.rule_behind(&t[from..end]) } else { Policy::NONE };
-                    at = skip_space(t, end);
-                    self.path.truncate(len);
+                    behind = if t[at] == b'"' { w.rule_behind(&t[at..end]) } else { Policy::NONE };
+                    w.path.truncate(len);
                     i += 1;
-                    match t.get(at) {
-                        Some(b',') => at = skip_space(t, at + 1),
-                        Some(b']') => {}
-                        _ => return Err(Fail::Broken),
-                    }
-                }
-                Ok(at + 1)
+                    Ok(end)
+                })
             }
             b'-' | b'0'..=b'9' => {
                 let end = value_end(t, at).ok_or(Fail::Broken)?;
@@ -334,10 +330,7 @@ impl<'w> Walk<'w> {
                 if matches!(name, b"value" | b"Value" | b"val" | b"v") {
                     rule = rule.min(self.rule_by_sibling(&t[open..]));
                 }
-                let dropped = forbidden.map(|(rule, _)| rule).or_else(|| {
-                    (rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop)
-                        .then_some(rule)
-                });
+                let dropped = forbidden.map(|(rule, _)| rule).or(self.drops(rule).then_some(rule));
                 if let Some(rule) = dropped {
                     let end = value_end(t, at).ok_or(Fail::Broken)?;
                     self.fire(rule, Why::Named);
@@ -414,16 +407,15 @@ impl<'w> Walk<'w> {
                     }
                     self.value(t, key, Info::default(), depth + 3)?;
                     let rule = self.rule_for(info);
-                    let stop =
-                        if rule != Policy::NONE && self.policy.rules[rule as usize].action == Action::Drop {
-                            // A pair has two: what is dropped leaves a gap.
-                            self.fire(rule, Why::Named);
-                            let stop = value_end(t, from).ok_or(Fail::Broken)?;
-                            self.edits.push(Edit { start: from, end: stop, put: Some(b"null".to_vec()) });
-                            stop
-                        } else {
-                            self.ruled(rule, t, from, info, depth + 3)?
-                        };
+                    let stop = if self.drops(rule) {
+                        // A pair has two: what is dropped leaves a gap.
+                        self.fire(rule, Why::Named);
+                        let stop = value_end(t, from).ok_or(Fail::Broken)?;
+                        self.edits.push(Edit { start: from, end: stop, put: Some(b"null".to_vec()) });
+                        stop
+                    } else {
+                        self.ruled(rule, t, from, info, depth + 3)?
+                    };
                     self.path.truncate(len);
                     // The pair's end, and the next one.
                     pos = skip_space(t, skip_space(t, stop) + 1);
@@ -464,32 +456,14 @@ impl<'w> Walk<'w> {
         }
         match t.get(at).ok_or(Fail::Broken)? {
             b'{' if !self.is_wrapped(t, at) => self.object(t, at, depth, Some((rule, names))),
-            b'[' => {
-                let mut pos = skip_space(t, at + 1);
-                while *t.get(pos).ok_or(Fail::Broken)? != b']' {
-                    pos = skip_space(t, self.allow(rule, names, t, pos, depth + 1)?);
-                    if t.get(pos) == Some(&b',') {
-                        pos = skip_space(t, pos + 1);
-                    }
-                }
-                Ok(pos + 1)
-            }
+            b'[' => self.elements(t, at, |w, at| w.allow(rule, names, t, at, depth + 1)),
             b'"' => {
                 let end = string_end(t, at).ok_or(Fail::Broken)?;
-                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
-                let inner =
-                    if text.trim_start().starts_with(['{', '[']) { Value::checked(&text) } else { None };
-                let Some(v) = inner.filter(|_| self.nested < NESTED) else {
-                    return self.whole(rule, t, at, depth);
-                };
-                self.nested += 1;
-                let new =
-                    self.rewrite(v.text(), |w| w.allow(rule, names, v.text(), 0, depth + 1).map(|_| ()));
-                self.nested -= 1;
-                if let Some(new) = new? {
-                    self.put_string(at, end, &String::from_utf8_lossy(&new));
+                let text = string_of(t, at, end);
+                if self.inside((at, end), &text, |w, t| w.allow(rule, names, t, 0, depth + 1))? {
+                    return Ok(end);
                 }
-                Ok(end)
+                self.whole(rule, t, at, depth)
             }
             _ => self.whole(rule, t, at, depth),
         }
@@ -520,13 +494,12 @@ impl<'w> Walk<'w> {
                     let key_end = string_end(t, pos).ok_or(Fail::Broken)?;
                     let name = &t[pos + 1..key_end - 1];
                     let from = skip_space(t, skip_space(t, key_end) + 1);
-                    let info = self.names.of(name, self.policy);
+                    let mut info = self.names.of(name, self.policy);
                     if self.tracks() {
                         self.path.push('.');
                         self.path.push_str(&String::from_utf8_lossy(name));
                     }
-                    let mut holds = info;
-                    self.key(t, at, (pos, key_end), &mut holds, &mut names)?;
+                    self.key(t, at, (pos, key_end), &mut info, &mut names)?;
                     let named = kept.contains(&crate::names::glued(&String::from_utf8_lossy(name)));
                     let stop = if named {
                         let inner = self.rule_for(info);
@@ -543,37 +516,18 @@ impl<'w> Walk<'w> {
                 }
             }
             b'[' => {
-                let mut pos = skip_space(t, at + 1);
-                while pos < end && t[pos] != b']' {
-                    pos = skip_space(t, self.shape(rule, kept, t, pos, depth + 1)?);
-                    if t.get(pos) == Some(&b',') {
-                        pos = skip_space(t, pos + 1);
-                    }
-                }
+                self.elements(t, at, |w, at| w.shape(rule, kept, t, at, depth + 1))?;
             }
             b'n' => {}
             b't' | b'f' => {
                 self.fire(rule, Why::Named);
-                let id = &self.policy.rules[rule as usize].id;
-                self.put_string(at, end, &format!("[redacted:{id}]"));
+                self.put_string(at, end, &act::redacted(self.policy, rule));
             }
             b'"' => {
                 // Text that is an object has a shape, too.
-                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
-                let inner =
-                    if text.trim_start().starts_with(['{', '[']) { Value::checked(&text) } else { None };
-                match inner.filter(|v| matches!(v.kind(), Json::Object | Json::Array) && self.nested < NESTED)
-                {
-                    Some(v) => {
-                        self.nested += 1;
-                        let new = self
-                            .rewrite(v.text(), |w| w.shape(rule, kept, v.text(), 0, depth + 1).map(|_| ()));
-                        self.nested -= 1;
-                        if let Some(new) = new? {
-                            self.put_string(at, end, &String::from_utf8_lossy(&new));
-                        }
-                    }
-                    None => return self.whole(rule, t, at, depth),
+                let text = string_of(t, at, end);
+                if !self.inside((at, end), &text, |w, t| w.shape(rule, kept, t, 0, depth + 1))? {
+                    return self.whole(rule, t, at, depth);
                 }
             }
             _ => return self.whole(rule, t, at, depth),
@@ -600,22 +554,15 @@ impl<'w> Walk<'w> {
             }
             b'{' | b'[' if *action == Action::Redact => {
                 self.fire(rule, Why::Named);
-                self.put_string(at, end, &act::text(policy, rule, None, true, ""));
+                self.put_string(at, end, &act::redacted(policy, rule));
             }
             b'[' => {
-                let mut pos = skip_space(t, at + 1);
-                while pos < end && t[pos] != b']' {
-                    pos = skip_space(t, self.whole(rule, t, pos, depth + 1)?);
-                    if t.get(pos) == Some(&b',') {
-                        pos = skip_space(t, pos + 1);
-                    }
-                }
+                self.elements(t, at, |w, at| w.whole(rule, t, at, depth + 1))?;
             }
             b'{' => {
                 if self.is_wrapped(t, at) {
                     self.fire(rule, Why::Named);
-                    let id = &policy.rules[rule as usize].id;
-                    self.put_string(at, end, &format!("[redacted:{id}]"));
+                    self.put_string(at, end, &act::redacted(policy, rule));
                     return Ok(end);
                 }
                 let mut pos = skip_space(t, at + 1);
@@ -632,7 +579,7 @@ impl<'w> Walk<'w> {
                 }
             }
             b'"' => {
-                let text = Value::first(&t[at..end]).and_then(Value::str).unwrap_or_default();
+                let text = string_of(t, at, end);
                 if !text.is_empty() && !act::is_done(&text) {
                     let kind = act::is_email(&text).then_some(Kind::Email);
                     let new = act::text(policy, rule, kind, false, &text);
@@ -659,6 +606,46 @@ impl<'w> Walk<'w> {
             }
         }
         Ok(end)
+    }
+
+    /// Does `each` to the elements of the array that opens there; says where it ends.
+    fn elements(
+        &mut self,
+        t: &[u8],
+        open: usize,
+        mut each: impl FnMut(&mut Self, usize) -> Result<usize, Fail>,
+    ) -> Result<usize, Fail> {
+        let mut at = skip_space(t, open + 1);
+        while *t.get(at).ok_or(Fail::Broken)? != b']' {
+            at = skip_space(t, each(self, at)?);
+            match t.get(at) {
+                Some(b',') => at = skip_space(t, at + 1),
+                Some(b']') => {}
+                _ => return Err(Fail::Broken),
+            }
+        }
+        Ok(at + 1)
+    }
+
+    /// Walks through a string that is JSON itself, an object or an array; says whether it is.
+    fn inside(
+        &mut self,
+        (start, end): (usize, usize),
+        text: &str,
+        walk: impl FnOnce(&mut Self, &[u8]) -> Result<usize, Fail>,
+    ) -> Result<bool, Fail> {
+        let opens = text.bytes().find(|c| !c.is_ascii_whitespace());
+        if self.nested >= NESTED || !matches!(opens, Some(b'{' | b'[')) {
+            return Ok(false);
+        }
+        let Some(v) = Value::checked(text) else { return Ok(false) };
+        self.nested += 1;
+        let new = self.rewrite(v.text(), |w| walk(w, v.text()).map(|_| ()));
+        self.nested -= 1;
+        if let Some(new) = new? {
+            self.put_string(start, end, &String::from_utf8_lossy(&new));
+        }
+        Ok(true)
     }
 
     fn put_string(&mut self, start: usize, end: usize, text: &str) {
@@ -795,16 +782,7 @@ impl<'w> Walk<'w> {
             Value::first(&t[start..end]).and_then(Value::str).ok_or(Fail::Broken)?
         };
         // Text that is JSON is looked into as JSON.
-        if self.nested < NESTED
-            && let Some(b'{' | b'[') = text.bytes().find(|c| !c.is_ascii_whitespace())
-            && let Some(v) = Value::checked(&text)
-        {
-            self.nested += 1;
-            let new = self.rewrite(v.text(), |w| w.value(v.text(), 0, info, 2).map(|_| ()));
-            self.nested -= 1;
-            if let Some(new) = new? {
-                self.put_string(start, end, &String::from_utf8_lossy(&new));
-            }
+        if self.inside((start, end), &text, |w, t| w.value(t, 0, info, 2))? {
             return Ok(());
         }
         if let Some(new) = self.content(&text, info) {
@@ -817,20 +795,7 @@ impl<'w> Walk<'w> {
     fn is_clean(&mut self, text: &[u8], info: Info) -> bool {
         let found = &mut self.scratch.found;
         found.clear();
-        let signs = Scanner {
-            text,
-            policy: self.policy,
-            active: self.active,
-            names: self.names,
-            raised: info.raised,
-            found,
-            inside: false,
-            judged: 0,
-            until: 0,
-            exempt: info,
-            view: None,
-        }
-        .pass();
+        let signs = Scanner::new(text, self.policy, self.active, self.names, info, found).pass();
         found.is_empty() && signs & SPECIAL == 0
     }
 
@@ -854,20 +819,11 @@ impl<'w> Walk<'w> {
         found.clear();
         let bytes = text.as_bytes();
         let viewed = self.scratch.view.of(bytes);
-        Scanner {
-            text: if viewed { &self.scratch.view.text } else { bytes },
-            policy: self.policy,
-            active: self.active,
-            names: self.names,
-            raised: info.raised,
-            found: &mut found,
-            inside: false,
-            judged: 0,
-            until: 0,
-            exempt: info,
-            view: if viewed { Some(&self.scratch.view) } else { None },
-        }
-        .run();
+        let view = Some(&self.scratch.view).filter(|_| viewed);
+        let seen = view.map_or(bytes, |v| &v.text);
+        let mut scanner = Scanner::new(seen, self.policy, self.active, self.names, info, &mut found);
+        scanner.view = view;
+        scanner.run();
         let mut new = String::new();
         let mut from = 0;
         let mut any = false;
@@ -899,6 +855,11 @@ impl<'w> Walk<'w> {
             new
         })
     }
+}
+
+/// The text of the string that stands there.
+fn string_of(t: &[u8], start: usize, end: usize) -> Cow<'_, str> {
+    Value::first(&t[start..end]).and_then(Value::str).unwrap_or_default()
 }
 
 fn is_secret(object: &[u8]) -> bool {

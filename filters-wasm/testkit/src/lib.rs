@@ -86,6 +86,31 @@ pub fn fluent_bit() -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join("fluent-bit")).find(|p| p.is_file())
 }
 
+/// Runs a Fluent Bit that ends by itself, with a configuration; what it says goes to `log`.
+///
+/// # Panics
+/// If it does not end within a minute.
+pub fn run_fluent_bit(binary: &Path, config: &Path, log: &Path) -> std::process::ExitStatus {
+    let mut child = std::process::Command::new(binary)
+        .arg("-c")
+        .arg(config)
+        .stderr(std::fs::File::create(log).expect("writable"))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("Fluent Bit starts");
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        if began.elapsed() > std::time::Duration::from_secs(60) {
+            child.kill().expect("a child");
+            panic!("Fluent Bit does not end: {}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 /// One line of `samples/` beside enrich.
 pub struct Sample {
     /// The file's name, without its ending.

@@ -6,9 +6,10 @@ mod cloud;
 mod pgaudit;
 mod syslog;
 
-use crate::config::{Config, Normaliser, glob};
+use crate::config::{Config, Normaliser};
 use crate::schema;
 use std::borrow::Cow;
+use waxseal_filter_abi::config::glob;
 use waxseal_filter_abi::view::Kind;
 use waxseal_filter_abi::{Event, Value};
 use waxseal_trail::record::Member;

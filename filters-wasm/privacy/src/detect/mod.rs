@@ -243,8 +243,8 @@ pub(crate) struct Scanner<'s> {
     pub(crate) policy: &'s Policy,
     pub(crate) active: &'s Active,
     pub(crate) names: &'s mut Names,
-    /// Kinds that the name of the field speaks of, as bits.
-    pub(crate) raised: u32,
+    /// The field, which speaks of some kinds, and which some rules may leave alone.
+    pub(crate) field: Info,
     pub(crate) found: &'s mut Vec<Found>,
     /// What was found of a text in base64 is looked into, but not again.
     pub(crate) inside: bool,
@@ -252,8 +252,6 @@ pub(crate) struct Scanner<'s> {
     pub(crate) judged: usize,
     /// Values of names and tokens before this place have been found.
     pub(crate) until: usize,
-    /// The field, which some rules may leave alone.
-    pub(crate) exempt: Info,
     /// The text is one of these.
     pub(crate) view: Option<&'s View>,
 }
@@ -261,7 +259,19 @@ pub(crate) struct Scanner<'s> {
 /// Nothing that is looked for is shorter.
 pub(crate) const SHORTEST: usize = 6;
 
-impl Scanner<'_> {
+impl<'s> Scanner<'s> {
+    /// Over a text that stands in a field.
+    pub(crate) fn new(
+        text: &'s [u8],
+        policy: &'s Policy,
+        active: &'s Active,
+        names: &'s mut Names,
+        field: Info,
+        found: &'s mut Vec<Found>,
+    ) -> Scanner<'s> {
+        Scanner { text, policy, active, names, field, found, inside: false, judged: 0, until: 0, view: None }
+    }
+
     /// Finds everything; what was found is in order and does not overlap.
     pub(crate) fn run(&mut self) {
         let before = self.found.len();
@@ -270,8 +280,8 @@ impl Scanner<'_> {
             patterns.find(self.text, self.active, self.found);
         }
         // What is left alone must not hide what it overlaps.
-        if self.exempt.exempt {
-            let (names, info) = (&self.names, self.exempt);
+        if self.field.exempt {
+            let (names, info) = (&self.names, self.field);
             self.found.retain(|f| !names.exempts(info, f.rule));
         }
         if self.found.len() > before {
@@ -425,8 +435,8 @@ impl Scanner<'_> {
         }
         let (before, behind) = (&self.text[from..start], &self.text[end..to]);
         let mut hints = hints_of(before, true);
-        hints.raised |= hints_of(behind, false).raised | self.raised;
-        hints.near |= self.raised;
+        hints.raised |= hints_of(behind, false).raised | self.field.raised;
+        hints.near |= self.field.raised;
         hints
     }
 }
@@ -448,11 +458,11 @@ fn hints_of(text: &[u8], last: bool) -> Hints {
             continue;
         }
         let mut n = 0;
-        let mut camel = 0;
+        let mut camel = false;
         while at < text.len() && class(text[at]) & (UPPER | LOWER) != 0 {
             // cardNumber: two words
             if n > 0 && class(text[at]) & UPPER != 0 && class(text[at - 1]) & LOWER != 0 {
-                camel = at;
+                camel = true;
                 break;
             }
             if n < word.len() {
@@ -465,7 +475,7 @@ fn hints_of(text: &[u8], last: bool) -> Hints {
         hints.raised |= said.raised;
         (hints.near, previous) = (said.raised | previous, said.raised);
         // Words that say nothing of it may stand between: `order no. 12`, `id is 12`.
-        if !matches!(&word[..n], b"is" | b"was" | b"a" | b"the" | b"x") || camel > 0 {
+        if !matches!(&word[..n], b"is" | b"was" | b"a" | b"the" | b"x") || camel {
             hints.lowered = said.lowered && last;
             hints.goods = said.goods && last;
         }
@@ -610,20 +620,11 @@ mod tests {
         let mut found = Vec::new();
         let mut view = View::default();
         let viewed = view.of(text.as_bytes());
-        Scanner {
-            text: if viewed { &view.text } else { text.as_bytes() },
-            policy: &policy,
-            active: &active,
-            names: &mut Names::default(),
-            raised: 0,
-            found: &mut found,
-            inside: false,
-            judged: 0,
-            until: 0,
-            exempt: Info::default(),
-            view: if viewed { Some(&view) } else { None },
-        }
-        .run();
+        let mut names = Names::default();
+        let seen = if viewed { &view.text } else { text.as_bytes() };
+        let mut scanner = Scanner::new(seen, &policy, &active, &mut names, Info::default(), &mut found);
+        scanner.view = Some(&view).filter(|_| viewed);
+        scanner.run();
         let place = |f: &Found| if viewed { view.place(f.start, f.end) } else { (f.start, f.end) };
         let what = |f: &Found| match f.why {
             Why::Kind(k) => k.name(),

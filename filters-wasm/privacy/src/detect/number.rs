@@ -165,10 +165,8 @@ impl Scanner<'_> {
     pub(super) fn extended(&mut self, start: usize, end: usize) {
         let only = self.run_of(start, DIGIT);
         if only - start >= 7 && self.wants(Kind::Phone) && self.extension(only) == Some(end) {
-            let groups = [(start, only)];
-            let mut chain = Chain { groups: [(0, 0); MOST], len: 1, extended: end };
-            chain.groups[0] = groups[0];
-            let _ = self.phone(&chain, only - start);
+            let chain = Chain { groups: [(start, only); MOST], len: 1, extended: end };
+            self.phone(&chain, only - start);
         }
     }
 
