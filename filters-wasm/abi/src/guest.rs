@@ -163,7 +163,8 @@ impl<F: Filter> Module<F> {
 
     /// Memory for what the host hands over.
     pub fn buffer(&mut self, len: usize) -> &mut [u8] {
-        self.input.clear();
+        // What was there is written over.
+        self.input.truncate(len);
         self.input.shrink_to(len.max(1 << 20));
         self.input.resize(len, 0);
         &mut self.input

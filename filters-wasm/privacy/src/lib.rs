@@ -8,6 +8,7 @@
 mod act;
 pub mod detect;
 mod keys;
+mod known;
 mod names;
 pub mod policy;
 mod walk;
@@ -15,7 +16,7 @@ mod walk;
 use keys::Use;
 use names::Names;
 use policy::{Active, Policy};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use walk::{Fail, Scratch, Walk};
@@ -30,9 +31,10 @@ pub struct Privacy {
     policy: Policy,
     names: Names,
     scratch: Scratch,
-    /// The rules in force, by category and type.
-    active: HashMap<String, Rc<Active>>,
-    last: Option<(String, String, Rc<Active>)>,
+    /// The rules in force, by category and type; what was asked for last comes first.
+    active: Vec<(String, String, Rc<Active>)>,
+    /// Those that differ. Their number is the policy's: events name types, not rules.
+    kinds: Vec<Rc<Active>>,
     fired: Vec<u32>,
 }
 
@@ -178,8 +180,8 @@ impl Privacy {
             policy,
             names: Names::default(),
             scratch: Scratch::default(),
-            active: HashMap::new(),
-            last: None,
+            active: Vec::new(),
+            kinds: Vec::new(),
             fired,
         }
     }
@@ -278,20 +280,24 @@ impl Privacy {
 
     fn active(&mut self, category: &str, event_type: &str) -> Rc<Active> {
         // Of one stream most events are alike.
-        if let Some((c, t, active)) = &self.last
-            && c == category
-            && t == event_type
-        {
-            return active.clone();
+        if let Some(at) = self.active.iter().position(|(c, t, _)| c == category && t == event_type) {
+            self.active.swap(0, at);
+            return self.active[0].2.clone();
         }
-        let key = format!("{category}\0{event_type}");
-        if self.active.len() >= KINDS {
-            self.active.clear();
-        }
-        let policy = &self.policy;
-        let make = || Rc::new(policy.active(category, event_type));
-        let active = self.active.entry(key).or_insert_with(make).clone();
-        self.last = Some((category.to_owned(), event_type.to_owned(), active.clone()));
+        let (policy, kinds) = (&self.policy, &mut self.kinds);
+        let mut made = policy.active(category, event_type);
+        let active = match kinds.iter().find(|k| k.on == made.on) {
+            Some(same) => same.clone(),
+            None => {
+                // Zero is the policy's own, for all types.
+                made.id = kinds.len() as u32 + 1;
+                let made = Rc::new(made);
+                kinds.push(made.clone());
+                made
+            }
+        };
+        self.active.truncate(KINDS - 1);
+        self.active.push((category.to_owned(), event_type.to_owned(), active.clone()));
         active
     }
 

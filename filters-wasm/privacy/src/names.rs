@@ -28,7 +28,38 @@ pub(crate) struct Info {
     pub(crate) broad: bool,
     /// It may be the working directory.
     pub(crate) directory: bool,
+    /// No rule speaks of it, nothing stands in it, and it means nothing where it stands: what matters is its value.
+    pub(crate) common: bool,
     slot: u16,
+    /// Tells whether the slot is still its own.
+    check: u32,
+}
+
+/// Names that mean something where they stand.
+const TELLING: [&[u8]; 16] = [
+    b"$enriched",
+    b"$filter_errors",
+    b"$raw",
+    b"$raw_sha256",
+    b"$withheld",
+    b"data",
+    b"items",
+    b"metadata",
+    b"privacy",
+    b"requestObject",
+    b"responseObject",
+    b"stringData",
+    b"Value",
+    b"v",
+    b"val",
+    b"value",
+];
+
+impl Info {
+    /// A number of its name.
+    pub(crate) fn check(self) -> u32 {
+        self.check
+    }
 }
 
 #[derive(Debug)]
@@ -103,28 +134,42 @@ impl Names {
         let exempt = policy.exempt(&words);
         let broad = words.last().is_some_and(|w| BROAD.contains(&w.as_str()));
         let directory = words.last().is_some_and(|w| w == "pwd");
-        let info =
-            Info { broad, directory, raised, holds: None, exempt: !exempt.is_empty(), slot: at as u16 };
+        let exempted = !exempt.is_empty();
+        let info = Info {
+            broad,
+            directory,
+            raised,
+            holds: None,
+            common: false,
+            exempt: exempted,
+            slot: at as u16,
+            check: hash as u32,
+        };
         self.slots[at] =
             Some(Slot { hash, name: name.into(), rules: rules.into(), exempt: exempt.into(), info });
         info
     }
 
+    fn slot(&self, info: Info) -> Option<&Slot> {
+        self.slots[info.slot as usize].as_ref().filter(|s| s.info.check == info.check)
+    }
+
     /// The first rule for a name that is in force.
     pub(crate) fn rule(&self, info: Info, active: &crate::policy::Active) -> u16 {
-        let rules = self.slots[info.slot as usize].as_ref().map_or(&[][..], |s| &s.rules);
+        let rules = self.slot(info).map_or(&[][..], |s| &s.rules);
         rules.iter().copied().find(|r| active.on[*r as usize]).unwrap_or(Policy::NONE)
     }
 
-    /// Whether a detector's rule leaves a name alone.
+    /// Whether a detector's rule leaves a name alone. (Not if so many names came in between that it has been forgotten.)
     pub(crate) fn exempts(&self, info: Info, rule: u16) -> bool {
-        info.exempt && self.slots[info.slot as usize].as_ref().is_some_and(|s| s.exempt.contains(&rule))
+        info.exempt && self.slot(info).is_some_and(|s| s.exempt.contains(&rule))
     }
 
     /// Keeps what detectors said of a name.
     pub(crate) fn keep(&mut self, info: Info, name: &[u8], holds: bool) {
         if let Some(slot) = self.slots[info.slot as usize].as_mut().filter(|s| same(&s.name, name)) {
             slot.info.holds = Some(holds);
+            slot.info.common = !holds && slot.rules.is_empty() && !TELLING.contains(&name);
         }
     }
 }

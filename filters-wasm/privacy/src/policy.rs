@@ -175,6 +175,8 @@ pub struct Policy {
 pub(crate) struct Active {
     pub(crate) on: Vec<bool>,
     pub(crate) by_kind: [u16; Kind::ALL.len()],
+    /// Tells it from others of the same filter; the filter numbers them.
+    pub(crate) id: u32,
     /// Any of them goes by paths.
     pub(crate) paths: bool,
     /// `allow` without fields or paths.
@@ -375,6 +377,7 @@ impl Policy {
             all.position(|(r, on)| *on && fits(r)).map_or(Policy::NONE, |i| i as u16)
         };
         Active {
+            id: 0,
             by_kind: Kind::ALL.map(|k| first(&|r| r.kinds & k.bit() != 0)),
             paths: self.rules.iter().zip(&on).any(|(r, on)| *on && !r.paths.is_empty()),
             top: first(&|r| r.everywhere),

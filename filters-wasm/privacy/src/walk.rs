@@ -2,6 +2,7 @@
 
 use crate::act;
 use crate::detect::{Found, Kind, SHORTEST, SPECIAL, Scanner, View, Why, is_plain};
+use crate::known::{Context, Known};
 use crate::names::{Info, Names};
 use crate::policy::{Action, Active, Policy};
 use std::borrow::Cow;
@@ -55,6 +56,7 @@ struct Siblings {
 pub(crate) struct Scratch {
     found: Vec<Found>,
     view: View,
+    known: Known,
 }
 
 /// One event.
@@ -80,6 +82,8 @@ pub(crate) struct Walk<'w> {
     secrets: bool,
     /// The value that comes stands under a name that objects of another kind have, too.
     broad: bool,
+    /// Nobody asks where something is, or who is named: then most names say all there is to know.
+    plain: bool,
 }
 
 impl<'w> Walk<'w> {
@@ -94,6 +98,7 @@ impl<'w> Walk<'w> {
         told: Option<&'w mut Vec<String>>,
         people: &'w [(String, String)],
     ) -> Walk<'w> {
+        let plain = told.is_none() && people.is_empty() && !active.paths;
         Walk {
             policy,
             active,
@@ -110,6 +115,7 @@ impl<'w> Walk<'w> {
             nested: 0,
             secrets: false,
             broad: false,
+            plain,
         }
     }
 
@@ -293,6 +299,18 @@ impl<'w> Walk<'w> {
                 return Err(Fail::Broken);
             }
             at = skip_space(t, at + 1);
+            if self.plain && allowed.is_none() {
+                let info = self.names.of(name, self.policy);
+                if info.common {
+                    at = skip_space(t, self.common(t, at, info, depth + 1)?);
+                    match t.get(at) {
+                        Some(b',') => at = skip_space(t, at + 1),
+                        Some(b'}') => {}
+                        _ => return Err(Fail::Broken),
+                    }
+                    continue;
+                }
+            }
             let ours = self.side == Side::Sink
                 && self.nested == 0
                 && matches!(name, b"$enriched" | b"$filter_errors" | b"$withheld")
@@ -367,6 +385,39 @@ impl<'w> Walk<'w> {
             }
         }
         Ok(at + 1)
+    }
+
+    /// The value of a name of which there is nothing else to say.
+    fn common(&mut self, t: &[u8], at: usize, info: Info, depth: usize) -> Result<usize, Fail> {
+        let kind = t.get(at);
+        if !matches!(kind, Some(b'{' | b'"')) || self.nested > 0 || self.secrets || info.exempt {
+            return self.value(t, at, info, depth);
+        }
+        let context = Context::new(info, self.active.id, depth, self.side == Side::Shipper);
+        let before = self.edits.len();
+        if kind == Some(&b'"') {
+            if let Some(len) = self.scratch.known.last_string(&t[at..], context) {
+                return Ok(at + len);
+            }
+            let end = self.value(t, at, info, depth)?;
+            if self.edits.len() == before {
+                self.scratch.known.keep_string(&t[at..end], context);
+            }
+            return Ok(end);
+        }
+        if let Some(len) = self.scratch.known.last_object(&t[at..], context) {
+            return Ok(at + len);
+        }
+        let end = value_end(t, at).ok_or(Fail::Broken)?;
+        let hash = match self.scratch.known.find(&t[at..end], context) {
+            Ok(()) => return Ok(end),
+            Err(hash) => hash,
+        };
+        let walked = self.value(t, at, info, depth)?;
+        if let Some(hash) = hash.filter(|_| self.edits.len() == before && walked == end) {
+            self.scratch.known.keep(&t[at..end], context, hash);
+        }
+        Ok(walked)
     }
 
     /// Whether the conversion may have made the object that opens there: names of the source never begin with one `$`.

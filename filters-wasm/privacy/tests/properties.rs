@@ -210,3 +210,56 @@ proptest! {
         }
     }
 }
+
+/// Records of few names, texts and types, which repeat.
+fn repeating() -> impl Strategy<Value = Vec<Value>> {
+    let text = prop::sample::select(vec![
+        "plain words, long enough to be kept",
+        "from 198.51.100.7, and some more words",
+        "4111 1111 1111 1111 and some more words",
+        "4111 1111 1111 1112 and some more words",
+        "of order 4111111111111111 or so",
+    ]);
+    let name = prop::sample::select(vec!["labels", "order", "phone", "note", "token_count", "user_id", "a"]);
+    let value = (name.clone(), text.clone(), any::<u8>()).prop_map(|(name, text, how)| match how % 5 {
+        0 => json!({name: text}),
+        1 => json!({"b": {name: text}, "c": "nothing that would be of any interest"}),
+        2 => json!([text, {name: "nothing that would be of any interest"}]),
+        3 => json!({"kind": "Secret", "data": {name: text}}),
+        _ => json!(text),
+    });
+    let kind = prop::sample::select(vec![
+        ("authentication", "login"),
+        ("data_access", "data_read"),
+        ("custom", "note"),
+    ]);
+    let record = (kind, name.clone(), value.clone(), name, value).prop_map(|((c, t), n1, v1, n2, v2)| {
+        json!({"category": c, "event_type": t, n1: v1.clone(), "inner": {n2: v2, n1: v1}})
+    });
+    prop::collection::vec(record, 2..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_seen_before_changes_nothing(records in repeating()) {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("privacy.yaml");
+        std::fs::write(&policy, "rules:\n  - {id: ips, find: [ip], types: [authentication], action: redact}\n  - {id: notes, fields: [note], types: [custom], action: redact}\n").unwrap();
+        let mut old = Native::<Privacy>::load(&policy).unwrap();
+        let mut fresh = Native::<Privacy>::load(&policy).unwrap();
+        for (i, record) in records.iter().enumerate() {
+            let record = record.to_string();
+            if i > 0 {
+                fresh = Native::load(&policy).unwrap();
+            }
+            let raw = converted([record.as_str()]);
+            let (mut a, mut b) = (Events::default(), Events::default());
+            old.in_sink(&raw, "", now(), &mut a);
+            fresh.in_sink(&raw, "", now(), &mut b);
+            prop_assert_eq!(members(&a), members(&b), "{}", record);
+            prop_assert_eq!(old.in_shipper(record.as_bytes(), "", now()), fresh.in_shipper(record.as_bytes(), "", now()));
+        }
+    }
+}

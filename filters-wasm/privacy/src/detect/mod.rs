@@ -228,6 +228,28 @@ static CLASS: [u8; 256] = {
     all
 };
 
+/// Beside the classes: whether it is a letter or digit, as one bit, so that four bytes are asked at once.
+const WORD: u16 = 256;
+/// Stands between the groups of a number.
+const DIVIDES: u16 = 512;
+
+static WIDE: [u16; 256] = {
+    let mut all = [0u16; 256];
+    let mut c = 0;
+    while c < 256 {
+        all[c] = CLASS[c] as u16 | if CLASS[c] & ALNUM != 0 { WORD } else { 0 };
+        if matches!(c as u8, b' ' | b'-' | b'.' | b'/' | b'(' | b')' | b'\n' | b'\r' | b'\t') {
+            all[c] |= DIVIDES;
+        }
+        c += 1;
+    }
+    all
+};
+
+fn wide(c: u8) -> u16 {
+    WIDE[c as usize]
+}
+
 /// Whether a stretch may be base64 of anything that is looked for.
 fn is_stretch(from: usize, to: usize, of: u8) -> bool {
     to - from >= 20 && of & UPPER != 0 && of & LOWER != 0
@@ -327,6 +349,31 @@ impl<'s> Scanner<'s> {
         at + rest.iter().position(|c| class(*c) & of == 0).unwrap_or(rest.len())
     }
 
+    /// Where the word of letters and digits ends that begins there, and of which classes they are: four bytes at a time, since a
+    /// module's loops pay for each turn.
+    fn word_end(&self, from: usize) -> (usize, u8) {
+        let (mut at, mut all) = (from, 0u16);
+        let rest = &self.text[from..];
+        let (fours, _) = rest.as_chunks::<4>();
+        for [a, b, c, d] in fours {
+            let (a, b, c, d) = (wide(*a), wide(*b), wide(*c), wide(*d));
+            if a & b & c & d & WORD == 0 {
+                break;
+            }
+            all |= a | b | c | d;
+            at += 4;
+        }
+        for c in self.text[at..].iter().take(4) {
+            let k = wide(*c);
+            if k & WORD == 0 {
+                break;
+            }
+            all |= k;
+            at += 1;
+        }
+        (at, all as u8 & ALNUM)
+    }
+
     /// The pass over the text; says of which classes its bytes are that are no letters and digits.
     pub(crate) fn pass(&mut self) -> u8 {
         let text = self.text;
@@ -340,29 +387,7 @@ impl<'s> Scanner<'s> {
             let mut all = class(*c);
             if all & ALNUM != 0 {
                 let start = at;
-                at += 1;
-                // Four at a time: a module's loops pay for each turn.
-                'word: loop {
-                    let Some(&[a, b, c, d]) = text.get(at..).and_then(|t| t.first_chunk()) else {
-                        for c in &text[at..] {
-                            let k = class(*c);
-                            if k & ALNUM == 0 {
-                                break 'word;
-                            }
-                            all |= k;
-                            at += 1;
-                        }
-                        break;
-                    };
-                    for c in [a, b, c, d] {
-                        let k = class(c);
-                        if k & ALNUM == 0 {
-                            break 'word;
-                        }
-                        all |= k;
-                        at += 1;
-                    }
-                }
+                (at, all) = self.word_end(at);
                 if to != start {
                     if is_stretch(from, to, of) {
                         self.stretch(from, to);
@@ -370,7 +395,6 @@ impl<'s> Scanner<'s> {
                     (from, of) = (start, 0);
                 }
                 (to, of) = (at, of | all);
-                all &= ALNUM;
                 last = (start, at, all);
                 if all == DIGIT {
                     if start >= self.judged {

@@ -1,6 +1,6 @@
 //! Numbers in groups of digits: payment cards, social security numbers, telephone numbers; and IBANs, which begin with letters.
 
-use super::{ALNUM, DIGIT, Kind, LOWER, Scanner, UPPER, class};
+use super::{ALNUM, DIGIT, DIVIDES, Kind, LOWER, Scanner, UPPER, class, wide};
 
 /// Groups of digits with little between them.
 struct Chain {
@@ -21,7 +21,7 @@ impl Chain {
 
 /// Stands between the groups of a number.
 fn divides(c: u8) -> bool {
-    matches!(c, b' ' | b'-' | b'.' | b'/' | b'(' | b')' | b'\n' | b'\r' | b'\t')
+    wide(c) & DIVIDES != 0
 }
 
 fn digits(groups: &[(usize, usize)]) -> usize {
@@ -38,17 +38,19 @@ impl Scanner<'_> {
             if !divides(next) {
                 return;
             }
-            let (mut sum, mut at, mut gap) = (len, end, 0);
-            while sum < 7 && gap < 4 {
-                let c = self.at(at);
-                if class(c) & DIGIT != 0 {
+            let (mut sum, mut gap) = (len, 0);
+            for c in &self.text[end..] {
+                let k = wide(*c);
+                if k & u16::from(DIGIT) != 0 {
                     (sum, gap) = (sum + 1, 0);
-                } else if divides(c) {
+                } else if k & DIVIDES != 0 {
                     gap += 1;
                 } else {
                     break;
                 }
-                at += 1;
+                if sum >= 7 || gap >= 4 {
+                    break;
+                }
             }
             if sum < 7 && !(self.wants(Kind::Ip) && next == b'.') {
                 return;
