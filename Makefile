@@ -59,7 +59,7 @@ bench-filters:
 	$(CARGO) build --locked --release -p waxseal-filter-testkit
 	"$(CARGO_TARGET_DIR)/release/bench-filters" $(FILTERS)
 
-# What enrich costs in Fluent Bit's own runtime, beside a Lua script, where FLUENT_BIT or PATH has one. EVENTS=100000.
+# What filters cost in Fluent Bit's own runtime, beside Lua scripts, where FLUENT_BIT or PATH has one. EVENTS=100000.
 bench-filters-fluent-bit:
 	$(CARGO) build --locked --release -p waxseal-filter-testkit
 	@bash scripts/bench-filters.sh "$(CARGO_TARGET_DIR)/release" $(EVENTS)

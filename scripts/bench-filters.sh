@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# What enrich costs inside a real Fluent Bit: CPU of tail -> null with no filter, with a Lua script that classifies the same
-# events (and adds no geography, users or indicators), and with the module, as it is and compiled ahead of time where Fluent Bit
-# takes that; over the same events in the same run. FLUENT_BIT or PATH names the shipper.
+# What filters cost inside a real Fluent Bit: CPU of tail -> null with no filter, with a Lua script that classifies the same
+# events (and adds no geography, users or indicators) beside enrich, and with one that hides a part of what privacy looks for
+# beside privacy; over the same events in the same run. FLUENT_BIT or PATH names the shipper.
 set -euo pipefail
 bin="$1"
 count="${2:-100000}"
 . "$(dirname "$0")/common.sh"
 find_fluent_bit
-module="${XDG_CACHE_HOME:-$HOME/.cache}/waxseal/filters/enrich.wasm"
-[ -r "$module" ] || { echo "no enrich.wasm: make wasm" >&2; exit 1; }
+modules="${XDG_CACHE_HOME:-$HOME/.cache}/waxseal/filters"
+for name in enrich privacy; do
+    [ -r "$modules/$name.wasm" ] || { echo "no $name.wasm: make wasm" >&2; exit 1; }
+done
 "$bin/bench-filters" --site "$dir" "$count" 20000
 json_parser
-cp "$(dirname "$0")/bench-filters.lua" "$dir/classify.lua"
+echo >"$dir/privacy.yaml"
+cp "$(dirname "$0")/bench-filters.lua" "$(dirname "$0")/bench-redact.lua" "$dir/"
 
 measure() {
     tail_through "" "$1
@@ -22,18 +25,24 @@ measure() {
 "$shipper" --version | head -n 1
 printf '%s events of %s bytes\n\n' "$count" "$(($(stat -c %s "$dir/events") / count))"
 printf '| filter | CPU s | µs an event | over none, µs | events/s a core | peak MiB |\n|---|---|---|---|---|---|\n'
-for round in 1 2 3; do
-    measure ""
-    read -r s0 e0 p0 <<<"$result"
-    measure "  filters:
-    - {name: lua, match: '*', script: $dir/classify.lua, call: classify}"
-    read -r s1 e1 p1 <<<"$result"
-    measure "  filters:
-    - {name: wasm, match: '*', event_format: json, wasm_path: $module, function_name: waxseal_filter, accessible_paths: $dir, wasm_heap_size: 1M, wasm_stack_size: 256K}"
-    read -r s2 e2 p2 <<<"$result"
-    awk -v s0="$s0" -v e0="$e0" -v p0="$p0" -v s1="$s1" -v e1="$e1" -v p1="$p1" -v s2="$s2" -v e2="$e2" -v p2="$p2" 'BEGIN {
-        printf "| none | %s | %s | | %.0f | %s |\n", s0, e0, 1e6 / e0, p0
-        printf "| Lua, classifying only | %s | %s | %.2f | %.0f | %s |\n", s1, e1, e1 - e0, 1e6 / e1, p1
-        printf "| enrich.wasm | %s | %s | %.2f | %.0f | %s |\n", s2, e2, e2 - e0, 1e6 / e2, p2
+# row TITLE FILTER: a line of the table; without a filter, what the others are over.
+row() {
+    measure "${2:+  filters:
+    - $2}"
+    read -r cpu each peak <<<"$result"
+    [ -n "${2:-}" ] || none="$each"
+    awk -v title="$1" -v s="$cpu" -v e="$each" -v none="$none" -v p="$peak" -v filter="${2:-}" 'BEGIN {
+        printf "| %s | %s | %s | %s | %.0f | %s |\n", title, s, e, filter == "" ? "" : sprintf("%.2f", e - none), 1e6 / e, p
     }'
+}
+lua() { echo "{name: lua, match: '*', script: $dir/$1.lua, call: $2}"; }
+wasm() {
+    echo "{name: wasm, match: '*', event_format: json, wasm_path: $modules/$1.wasm, function_name: waxseal_filter, accessible_paths: $dir, wasm_heap_size: 1M, wasm_stack_size: 256K}"
+}
+for round in 1 2 3; do
+    row none
+    row "Lua, classifying only" "$(lua bench-filters classify)"
+    row enrich.wasm "$(wasm enrich)"
+    row "Lua, hiding a part" "$(lua bench-redact redact)"
+    row privacy.wasm "$(wasm privacy)"
 done

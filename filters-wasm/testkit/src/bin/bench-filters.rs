@@ -2,7 +2,8 @@
 //! with city and network databases, 10,000 users and 100,000 indicators, and all default rules of privacy. And what they hold
 //! in memory, over many records.
 //!
-//! `bench-filters [--native | --plugin] [EVENTS [NETWORKS]]`: natively only, or as in the plugin in a shipper's process; prints ratios; absolute figures are this machine's at this moment.
+//! `bench-filters [--native | --plugin] [--only TABLE] [EVENTS [NETWORKS]]`: natively only, or as in the plugin in a shipper's
+//! process; one of the three tables only; prints ratios; absolute figures are this machine's at this moment.
 //! `bench-filters --site DIR EVENTS NETWORKS`: writes the configuration, its data and the events there, for a shipper.
 
 use std::path::Path;
@@ -76,6 +77,7 @@ fn main() {
     }
     let native_only = args.next_if_eq("--native").is_some();
     let process = if args.next_if_eq("--plugin").is_some() { Process::Shipper } else { Process::Own };
+    let only = args.next_if_eq("--only").is_some().then(|| args.next().expect("TABLE"));
     let events: usize = args.next().map_or(400_000, |n| n.parse().expect("EVENTS"));
     let networks: u32 = args.next().map_or(100_000, |n| n.parse().expect("NETWORKS"));
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -102,6 +104,9 @@ fn main() {
     for (title, first, second) in
         [("enrich", true, false), ("privacy", false, true), ("enrich and privacy", true, true)]
     {
+        if only.as_ref().is_some_and(|o| o != title) {
+            continue;
+        }
         println!("\n{title}:\n");
         println!("| events | bytes | native, µs | modules in the sink, µs | of native | events/s a core |");
         println!("|---|---|---|---|---|---|");
