@@ -16,6 +16,8 @@ pub mod hash;
 pub mod json;
 #[cfg(feature = "statements")]
 pub mod keys;
+#[cfg(feature = "statements")]
+pub mod log;
 pub mod merkle;
 mod msgpack;
 pub mod name;

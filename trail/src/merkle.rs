@@ -49,8 +49,8 @@ pub fn root(leaves: &[Hash]) -> Hash {
 }
 
 /// The largest power of two smaller than `n`, for `n` ≥ 2.
-fn split(n: usize) -> usize {
-    1 << (usize::BITS - 1 - (n - 1).leading_zeros())
+pub(crate) fn split(n: u64) -> u64 {
+    1 << (n - 1).ilog2()
 }
 
 /// The audit path (RFC 6962 section 2.1.1) of the leaf `index`, from the leaf upwards; `None` if there is no
@@ -62,7 +62,7 @@ pub fn inclusion_proof(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
     let mut path = Vec::new();
     let (mut part, mut i) = (leaves, index);
     while part.len() > 1 {
-        let (left, right) = part.split_at(split(part.len()));
+        let (left, right) = part.split_at(split(part.len() as u64) as usize);
         if i < left.len() {
             path.push(root(right));
             part = left;
@@ -110,7 +110,7 @@ pub fn consistency_proof(leaves: &[Hash], old: usize) -> Option<Vec<Hash>> {
     let mut proof = Vec::new();
     let (mut part, mut m, mut whole) = (leaves, old, true);
     while m < part.len() {
-        let k = split(part.len());
+        let k = split(part.len() as u64) as usize;
         let (left, right) = part.split_at(k);
         if m <= k {
             proof.push(root(right));
