@@ -14,8 +14,15 @@ use waxseal_store::disk::{self, Disk, Open};
 use waxseal_store::sim::SimDisk;
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::fluent;
+use waxseal_trail::hash::Hash;
 use waxseal_trail::json;
 use waxseal_trail::keys::PublicKey;
+use waxseal_trail::log::checkpoint::Checkpoint;
+use waxseal_trail::log::note::{Kind, Note, VerifierKey};
+use waxseal_trail::log::policy::Policy;
+use waxseal_trail::log::proof::LogProof;
+use waxseal_trail::log::tile::{Tile, put_entry};
+use waxseal_trail::log::witness::{AddCheckpoint, Seen};
 use waxseal_trail::record::{Checker, Converter, Events, MAX_DEPTH, MAX_RECORD};
 use waxseal_trail::statement::{self, Acknowledgement, Batch, Keys, Payload, Retirement, Trail, Writer};
 use waxseal_trail::trust::Trust;
@@ -34,12 +41,58 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("parquet", parquet),
     ("spool", spool),
     ("trust", trust),
+    ("log", log),
     ("config", config),
     ("guest", waxseal_filter_testkit::fuzz::guest),
     ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
     ("privacy", waxseal_filter_testkit::fuzz::privacy),
     ("privacy_policy", waxseal_filter_testkit::fuzz::privacy_policy),
 ];
+
+/// What others hand to a log, a witness or a verifier: notes, checkpoints, proofs, keys, policies, tiles. What is read is written
+/// the same again.
+pub fn log(data: &[u8]) {
+    let key = VerifierKey::new("example.com/log", Kind::Note, &ed25519_basepoint())
+        .expect("a point of large order");
+    if let Ok(note) = Note::parse(data) {
+        assert_eq!(note.to_string().as_bytes(), data);
+        let _ = note.signed_by(&key);
+        if let Ok(checkpoint) = Checkpoint::parse(&note.text) {
+            assert_eq!(checkpoint.to_string(), note.text);
+        }
+    }
+    if let Ok(request) = AddCheckpoint::parse(data) {
+        assert_eq!(request.to_string().as_bytes(), data);
+        assert!(request.judge(|_| Some(key.clone()), |_| Seen::nothing()).is_err(), "nobody signed it");
+    }
+    let (width, bytes) = data.split_first().map_or((0, data), |(w, rest)| (*w, rest));
+    let tile = Tile { level: None, index: 0, width: width.into() };
+    if let Some(entries) = tile.entries(bytes) {
+        let mut again = Vec::new();
+        assert!(entries.iter().all(|e| put_entry(e, &mut again)));
+        assert_eq!(again, bytes);
+    }
+    let _ = tile.hashes(bytes);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(proof) = LogProof::parse(text) {
+        assert_eq!(proof.to_string(), text);
+        assert!(proof.verify(&Hash::empty(), &key).is_err(), "nobody signed it");
+    }
+    if let Ok(key) = VerifierKey::parse(text) {
+        assert_eq!(key.to_string(), text);
+    }
+    if let Some(tile) = Tile::parse(text) {
+        assert_eq!(tile.path(), text);
+    }
+    let _ = Policy::parse(text);
+}
+
+/// The base point of RFC 8032, compressed.
+fn ed25519_basepoint() -> [u8; 32] {
+    let mut point = [0x66; 32];
+    point[0] = 0x58;
+    point
+}
 
 /// One event as JSON. What is valid is canonicalised as `serde_json` understands it.
 pub fn json_event(data: &[u8]) {

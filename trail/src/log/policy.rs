@@ -130,7 +130,9 @@ impl Policy {
                     return Err(fault(format!("{word} with too much or too little behind it")));
                 }
                 _ => {
-                    return Err(fault(format!("{word} is no word of a policy (log, witness, group, quorum)")));
+                    return Err(fault(format!(
+                        "{word} is no word of a policy (log, witness, group, quorum)"
+                    )));
                 }
             }
         }
