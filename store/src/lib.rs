@@ -1,7 +1,7 @@
 //! Write-once objects: one small trait; a local directory and S3 Object Lock behind it.
 //!
-//! A store can create an object if nothing is there under its key, and read. It cannot overwrite and it
-//! cannot delete: there is no call for either.
+//! A store can create an object if nothing is there under its key, and read. It cannot delete: there is no call for it. One
+//! object is replaced, the copy of the log's newest checkpoint ([`Store::replace`]).
 
 #![forbid(unsafe_code)]
 
@@ -241,6 +241,13 @@ pub trait Store: Send + Sync {
         let _ = (key, body, digest, retain);
         Ok(Put::Other)
     }
+
+    /// Puts an object in the place of the one that is there: `log/checkpoint`, a copy of the newest, is the only one of a trail
+    /// that changes. Where there are versions, it is one more.
+    ///
+    /// # Errors
+    /// [`StoreError`]; either is there then.
+    fn replace(&self, key: &str, body: &Bytes, digest: &Hash, retain: &Retain) -> Result<(), StoreError>;
 
     /// Reads an object, if it has no more than `limit` bytes; `None` if it is not there.
     ///

@@ -104,17 +104,22 @@ impl LocalStore {
 
     /// Writes `data` durably at `path` unless something is there.
     fn write_once(&self, path: &Path, data: &[u8]) -> io::Result<()> {
-        match self.try_write_once(path, data) {
+        self.place_whole(path, data, false)
+    }
+
+    /// The same; in the place of what is there, if `replace`.
+    fn place_whole(&self, path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
+        match self.try_place(path, data, replace) {
             // A directory that was there has been removed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                self.try_write_once(path, data)
+                self.try_place(path, data, replace)
             }
             other => other,
         }
     }
 
-    fn try_write_once(&self, path: &Path, data: &[u8]) -> io::Result<()> {
+    fn try_place(&self, path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         self.make_dir(parent)?;
         let tmp_dir = self.root.join(".tmp");
@@ -139,7 +144,7 @@ impl LocalStore {
                 }
             }
         };
-        let placed = self.disk.set_read_only(&tmp).and_then(|()| self.disk.rename(&tmp, path, false));
+        let placed = self.disk.set_read_only(&tmp).and_then(|()| self.disk.rename(&tmp, path, replace));
         if let Err(e) = placed {
             let _ = self.disk.remove(&tmp);
             return Err(e);
@@ -268,6 +273,16 @@ impl Store for LocalStore {
             }
             Err(e) => Err(StoreError::io("write", key, e)),
         }
+    }
+
+    fn replace(&self, key: &str, body: &Bytes, digest: &Hash, retain: &Retain) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        if sha256(body) != *digest {
+            return Err(StoreError::new("write", key, Kind::Digest, io::ErrorKind::InvalidData.into()));
+        }
+        self.check_root(key)?;
+        self.write_record(key, *digest, retain)?;
+        self.place_whole(&path, body, true).map_err(|e| StoreError::io("write", key, e))
     }
 
     fn read(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {

@@ -710,6 +710,11 @@ impl Store for S3Store {
         Ok(self.put(key, body, digest, retain, false)?.map_or(Put::Other, Put::Created))
     }
 
+    fn replace(&self, key: &str, body: &Bytes, digest: &Hash, retain: &Retain) -> Result<(), StoreError> {
+        self.put(key, body, digest, retain, false)?;
+        Ok(())
+    }
+
     fn read(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
         self.wait(self.inner.clone().read(at.clone(), limit))
     }

@@ -169,6 +169,11 @@ impl Edge {
         self.size
     }
 
+    /// The leaf hashes of the tile that is not full.
+    pub fn leaves(&self) -> &[Hash] {
+        self.levels.first().map_or(&[], Vec::as_slice)
+    }
+
     /// Adds an entry's leaf hash; `put` gets each tile that is full now.
     pub fn push(&mut self, leaf: Hash, mut put: impl FnMut(Tile, Vec<u8>)) {
         self.size += 1;
