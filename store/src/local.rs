@@ -29,6 +29,15 @@ struct Record {
     retain_until: Time,
 }
 
+/// A directory that was read, and where the page ended that it was read for.
+#[derive(Default)]
+struct Listed {
+    dir: String,
+    keys: Arc<Vec<String>>,
+    /// The last key of the page; `None` if it was the last page, or none has been read.
+    end: Option<String>,
+}
+
 /// A directory as a write-once store.
 pub struct LocalStore {
     disk: Arc<dyn Disk>,
@@ -42,8 +51,8 @@ pub struct LocalStore {
     statement: Option<Vec<u8>>,
     /// Directories whose entries are known to be durable.
     made: Mutex<HashSet<PathBuf>>,
-    /// The last directory that was listed, for the next page of the same listing.
-    listed: Mutex<(String, Arc<Vec<String>>)>,
+    /// The last large directory that was listed, for the next page of the same listing.
+    listed: Mutex<Listed>,
 }
 
 impl LocalStore {
@@ -209,11 +218,11 @@ impl LocalStore {
     /// The keys in a directory, sorted; read once for all pages of one listing.
     fn sorted(&self, dir: &str, after: &str) -> Result<Arc<Vec<String>>, StoreError> {
         let lock = || self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if after.starts_with(dir) {
+        {
             let last = lock();
-            // Only where a page ended within it: a new listing reads it anew.
-            if last.0 == dir && after.len() > dir.len() {
-                return Ok(last.1.clone());
+            // Only where the page before ended: whoever begins elsewhere sees what is there now.
+            if last.dir == dir && last.end.as_deref() == Some(after) {
+                return Ok(last.keys.clone());
             }
         }
         let entries = match self.disk.read_dir(&self.root.join(dir)) {
@@ -232,8 +241,8 @@ impl LocalStore {
         keys.sort_unstable();
         let keys = Arc::new(keys);
         let mut last = lock();
-        if keys.len() > 1000 || last.0 == dir {
-            *last = (dir.to_owned(), keys.clone());
+        if keys.len() > 1000 || last.dir == dir {
+            (last.dir, last.keys, last.end) = (dir.to_owned(), keys.clone(), None);
         }
         drop(last);
         Ok(keys)
@@ -337,6 +346,9 @@ impl Store for LocalStore {
         self.walk("", prefix, after.unwrap_or(""), limit.saturating_add(1), &mut keys)?;
         let more = keys.len() > limit;
         keys.truncate(limit);
+        let mut last = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        last.end = keys.last().filter(|_| more).cloned();
+        drop(last);
         Ok(Page { keys, more })
     }
 
@@ -429,6 +441,15 @@ mod tests {
             let want: Vec<String> = keys.iter().filter(|k| k.starts_with(prefix)).cloned().collect();
             assert_eq!(seen, want, "{prefix:?} by {limit}");
         }
+        // Whoever begins in the middle with a store that has read nothing sees what is there.
+        let fresh = store(dir.path());
+        assert_eq!(fresh.list("a/w/", Some("a/w/01498"), 9).unwrap().keys, ["a/w/01499", "a/w/z/1"]);
+        assert_eq!(fresh.list("", Some("a/w/z/1"), 9).unwrap().keys, ["a0", "b/1"]);
+        // And what came since, though it has read the directory before.
+        let add = |key: &str| drop(s.put_if_absent(key, &Bytes::new(), &sha256(b""), &retain).unwrap());
+        assert_eq!(s.list("a/w/", None, 2000).unwrap().keys.len(), 1501);
+        add("a/w/01499x");
+        assert_eq!(s.list("a/w/", Some("a/w/01499"), 1).unwrap().keys, ["a/w/01499x"]);
         // A new listing sees what is new.
         s.put_if_absent("a/w/00000x", &Bytes::new(), &sha256(b""), &retain).unwrap();
         assert_eq!(s.list("a/w/", None, 2).unwrap().keys, ["a/w/00000", "a/w/00000x"]);
