@@ -6,17 +6,20 @@
 //! so there it goes on with exactly what was left ([decision 12](../../../docs/decisions/0012-a-round-that-was-stopped.md)).
 //!
 //! Two workers cannot both commit checkpoint n: the second finds another one of the log's under its name, and opens the log again.
+//! That is the store's doing, which must refuse to create what is there; in a directory only one worker may run at a time.
 
 use bytes::Bytes;
 use waxseal_store::{At, Put, Retain, Store, StoreError};
-use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
 use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::{MAX_NOTE, Note, VerifierKey};
 use waxseal_trail::log::tile::{Edge, Tile, TileFault, Tree, WIDTH, put_entry};
+use waxseal_trail::merkle;
 
 /// The largest bundle, in bytes.
-const MAX_BUNDLE: u64 = WIDTH * (MAX_ENVELOPE as u64 + 2);
+const MAX_BUNDLE: u64 = WIDTH * (u16::MAX as u64 + 2);
+/// Numbers have twelve digits.
+const NUMBERS: u64 = 1_000_000_000_000;
 /// So many ways to put the right edge together are tried, where strangers have written beside it.
 const MAX_TRIES: usize = 4096;
 
@@ -50,9 +53,15 @@ pub enum LogError {
     Overtaken(u64),
     /// Something else lies under a name in a store without versions.
     #[error(
-        "{0} is there with other bytes, and nothing can be written beside it here: move it away, it is no part of the log"
+        "{0} is there with other bytes, and nothing can be put beside it: does another worker write there?"
     )]
     Occupied(String),
+    /// What a stopped round left is none that a worker would have written.
+    #[error("{0} lies behind the newest checkpoint and holds what no worker would log")]
+    Foreign(String),
+    /// The store is behind what a worker has seen.
+    #[error("checkpoint {0} is not there any more, which was seen before: the store shows an old state")]
+    Rollback(u64),
     /// An entry of more than 65,535 bytes.
     #[error("an entry of {0} bytes; 65,535 fit")]
     TooLong(usize),
@@ -106,6 +115,8 @@ pub struct Log<'s> {
     key: VerifierKey,
     retain: Retain,
     newest: Option<Committed>,
+    /// Of the newest checkpoint: what proofs are made from.
+    committed: Edge,
     edge: Edge,
     /// The bundle that is not full.
     bundle: Vec<u8>,
@@ -113,18 +124,31 @@ pub struct Log<'s> {
 }
 
 impl<'s> Log<'s> {
-    /// Opens the log of `key`, whose name is the log's origin, and checks the newest checkpoint against what is there, in time
-    /// proportional to the logarithm of its size. What is written is kept as `retain` says.
+    /// Opens the log of `key`, whose name is the log's origin, and checks the newest checkpoint against what is there. What is
+    /// written is kept as `retain` says. `seen` is the newest checkpoint that this worker knows: from there on checkpoints are
+    /// read one by one, without it from the first. `accept` says whether an entry may be logged: in a directory, what a round
+    /// left that was stopped is taken up.
     ///
     /// # Errors
     /// [`LogError`].
-    pub fn open(store: &'s dyn Store, key: VerifierKey, retain: Retain) -> Result<Log<'s>, LogError> {
-        let newest = newest(store, &key)?;
-        let mut log =
-            Log { store, key, retain, newest, edge: Edge::default(), bundle: Vec::new(), broken: false };
+    pub fn open(
+        store: &'s dyn Store,
+        key: VerifierKey,
+        retain: Retain,
+        seen: Option<&Committed>,
+        accept: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Log<'s>, LogError> {
+        let newest = newest(store, &key, seen)?;
+        let (committed, edge, bundle, broken) = (Edge::default(), Edge::default(), Vec::new(), false);
+        let mut log = Log { store, key, retain, newest, committed, edge, bundle, broken };
         log.load()?;
+        if let Some(newest) = &log.newest {
+            // A worker that was killed may have made it visible, and not durable.
+            log.put_first(&checkpoint_key(newest.number), &newest.bytes)?;
+            log.show(newest)?;
+        }
         if !store.has_versions() {
-            log.take_up()?;
+            log.take_up(accept)?;
         }
         Ok(log)
     }
@@ -141,7 +165,7 @@ impl<'s> Log<'s> {
 
     /// Whether the next checkpoint would say anything new.
     pub fn has_grown(&self) -> bool {
-        self.newest.as_ref().is_none_or(|n| n.checkpoint.size < self.size())
+        self.newest.as_ref().map_or(0, |n| n.checkpoint.size) < self.size()
     }
 
     fn load(&mut self) -> Result<(), LogError> {
@@ -149,10 +173,14 @@ impl<'s> Log<'s> {
         let tiles: Vec<Tile> = Tile::edge(checkpoint.size).collect();
         let mut versions = Vec::new();
         for tile in &tiles {
-            let mut all = candidates(self.store, &tile_key(tile), 32 * WIDTH)?;
+            let object = tile_key(tile);
+            let mut all = candidates(self.store, &object, 32 * WIDTH)?;
+            if all.is_empty() {
+                return Err(LogError::Missing { object, number });
+            }
             all.retain(|bytes| tile.hashes(bytes).is_some());
             if all.is_empty() {
-                return Err(LogError::Missing { object: tile_key(tile), number });
+                return Err(LogError::Damaged { object, number });
             }
             versions.push(all);
         }
@@ -170,6 +198,7 @@ impl<'s> Log<'s> {
         });
         let object = tiles.first().map_or_else(|| checkpoint_key(number), tile_key);
         self.edge = edge.ok_or(LogError::Damaged { object, number })?;
+        self.committed = self.edge.clone();
         self.load_bundle(number)?;
         if number > 0 {
             self.check_before(number - 1, &checkpoint)?;
@@ -199,7 +228,7 @@ impl<'s> Log<'s> {
     fn check_before(&self, before: u64, newest: &Checkpoint) -> Result<(), LogError> {
         let object = checkpoint_key(before);
         let number = before + 1;
-        let Some(old) = checkpoint(self.store, &self.key, before)? else {
+        let Some(old) = checkpoint(self.store, &self.key, before, 0)? else {
             return Err(LogError::Missing { object, number });
         };
         let mut tree = Tree::new(newest.size, |tile| self.read_tile(tile, number));
@@ -211,22 +240,28 @@ impl<'s> Log<'s> {
         }
     }
 
-    /// The bytes of a tile: of its edge from memory, else the first that is long enough. (What comes of it is compared with a
-    /// root.)
+    /// The bytes of a tile of the newest checkpoint's tree: partial ones are in memory, and of a full one's versions the one whose
+    /// root stands in the tile above.
     fn read_tile(&self, tile: Tile, number: u64) -> Result<Vec<u8>, LogError> {
-        if u64::from(tile.width) < WIDTH
-            && let Some((_, bytes)) = self.edge.partial().find(|(t, _)| *t == tile)
-        {
+        let object = tile_key(&tile);
+        if let Some((_, bytes)) = self.committed.partial().find(|(t, _)| *t == tile) {
             return Ok(bytes);
         }
-        let object = tile_key(&tile);
+        let level = tile.level.unwrap_or(0);
+        let above = Tile::of(self.committed.size(), Some(level + 1), tile.index / WIDTH);
+        let above = above.ok_or_else(|| LogError::Missing { object: object.clone(), number })?;
+        let hashes = above.hashes(&self.read_tile(above, number)?);
+        let root = hashes.and_then(|h| h.get((tile.index % WIDTH) as usize).copied());
         let all = candidates(self.store, &object, 32 * WIDTH)?;
-        let first = all.into_iter().find(|b| tile.hashes(b).is_some());
-        first.ok_or(LogError::Missing { object, number })
+        if all.is_empty() {
+            return Err(LogError::Missing { object, number });
+        }
+        let is = |bytes: &Vec<u8>| root.is_some() && tile.hashes(bytes).map(|h| merkle::root(&h)) == root;
+        all.into_iter().find(is).ok_or(LogError::Damaged { object, number })
     }
 
     /// Goes on with the entries that a round left which was stopped: their bundles have the names that this one would write.
-    fn take_up(&mut self) -> Result<(), LogError> {
+    fn take_up(&mut self, accept: &dyn Fn(&[u8]) -> bool) -> Result<(), LogError> {
         loop {
             let size = self.edge.size();
             let full = Tile { level: None, index: size / WIDTH, width: WIDTH as u16 };
@@ -243,6 +278,9 @@ impl<'s> Log<'s> {
                 (Some(rest), Some(_)) if !rest.is_empty() => rest.to_vec(),
                 _ => return Ok(()),
             };
+            if !tile.entries(&bytes).is_some_and(|all| all.iter().all(|e| accept(e))) {
+                return Err(LogError::Foreign(tile_key(&tile)));
+            }
             let mut rest = &rest[..];
             while let Some((len, behind)) = rest.split_first_chunk::<2>() {
                 let (entry, behind) = behind.split_at(usize::from(u16::from_be_bytes(*len)));
@@ -324,6 +362,10 @@ impl<'s> Log<'s> {
             extensions: Vec::new(),
         };
         let text = checkpoint.to_string();
+        // Nothing is signed that another worker's checkpoint stands against already.
+        if self.is_overtaken(number)? {
+            return Err(LogError::Overtaken(number));
+        }
         let signature = sign(text.as_bytes()).map_err(LogError::Sign)?;
         let note = Note { lines: vec![self.key.line(None, &signature)], text };
         // Nobody is shown what does not verify.
@@ -334,21 +376,37 @@ impl<'s> Log<'s> {
         let key = checkpoint_key(number);
         if !self.put_first(&key, &bytes)? {
             // Something is there. If it is the log's, a round of someone else's came first; what is not, is passed by.
-            if self::checkpoint(self.store, &self.key, number)?.is_some() {
+            if self.is_overtaken(number)? {
                 return Err(LogError::Overtaken(number));
             }
             self.put(&key, bytes.clone())?;
         }
         // Only what all see as number n is shown to anyone: the oldest version that is the log's.
-        match self::checkpoint(self.store, &self.key, number)? {
+        match self::checkpoint(self.store, &self.key, number, self.committed.size())? {
             Some(there) if there.bytes == bytes => {}
             _ => return Err(LogError::Overtaken(number)),
         }
-        self.newest = Some(Committed { number, checkpoint, bytes: bytes.clone() });
-        let bytes = Bytes::from(bytes);
-        self.store.replace(NEWEST, &bytes, &sha256(&bytes), &self.retain)?;
+        let committed = Committed { number, checkpoint, bytes };
+        self.show(&committed)?;
+        self.committed = self.edge.clone();
+        self.newest = Some(committed);
         self.broken = false;
         Ok(self.newest.as_ref())
+    }
+
+    fn is_overtaken(&self, number: u64) -> Result<bool, LogError> {
+        Ok(checkpoint(self.store, &self.key, number, self.committed.size())?.is_some())
+    }
+
+    /// Puts the copy of the newest checkpoint, unless one that goes further is there.
+    fn show(&self, newest: &Committed) -> Result<(), LogError> {
+        let there = self.store.read(&At::key(NEWEST), MAX_NOTE as u64)?.and_then(|o| o.body);
+        let size = there.and_then(|b| Checkpoint::open(&b, &self.key).ok()).map(|(c, _)| c.size);
+        if size.is_some_and(|s| s >= newest.checkpoint.size) {
+            return Ok(());
+        }
+        let body = Bytes::copy_from_slice(&newest.bytes);
+        Ok(self.store.replace(NEWEST, &body, &sha256(&body), &self.retain)?)
     }
 
     /// Whether the object is there now, or was with these bytes.
@@ -372,6 +430,11 @@ impl<'s> Log<'s> {
             if self.store.put_beside(key, &body, &sha256(&body), &self.retain)? != Put::Other {
                 return Ok(());
             }
+        }
+        // Of a worker that was quicker, perhaps.
+        let next = self.newest.as_ref().map_or(0, |n| n.number + 1);
+        if self.is_overtaken(next)? {
+            return Err(LogError::Overtaken(next));
         }
         Err(LogError::Occupied(key.to_owned()))
     }
@@ -408,7 +471,8 @@ impl<'s> Log<'s> {
     }
 }
 
-/// Checkpoint `number`: the oldest version that the log signed.
+/// Checkpoint `number`: the oldest version that is the log's, and is over more than `above` entries. (A copy of an old one under a
+/// later number is the log's, and goes no further: it is no checkpoint there.)
 ///
 /// # Errors
 /// [`StoreError`].
@@ -416,44 +480,61 @@ pub fn checkpoint(
     store: &dyn Store,
     key: &VerifierKey,
     number: u64,
+    above: u64,
 ) -> Result<Option<Committed>, StoreError> {
     for bytes in candidates(store, &checkpoint_key(number), MAX_NOTE as u64)? {
-        if let Ok((checkpoint, _)) = Checkpoint::open(&bytes, key) {
+        // The note, a blank line, the log's own signature: what time-stamps are over has one form.
+        if let Ok((checkpoint, note)) = Checkpoint::open(&bytes, key)
+            && checkpoint.size > above
+            && checkpoint.extensions.is_empty()
+            && note.lines.len() == 1
+        {
             return Ok(Some(Committed { number, checkpoint, bytes }));
         }
     }
     Ok(None)
 }
 
-/// The newest checkpoint. They are numbered without a gap, so a few looks find it, however many there are.
+/// The newest checkpoint, from `seen` on, or from the first: each is larger than the one before.
 ///
 /// # Errors
-/// [`LogError::Store`], and [`LogError::Missing`] if one above a gap goes further: a worker that went on below it would fork the
-/// log.
-pub fn newest(store: &dyn Store, key: &VerifierKey) -> Result<Option<Committed>, LogError> {
-    let mut found = checkpoint(store, key, 0)?;
-    // `found` is there, and `missing` is not.
-    let mut missing = if found.is_none() { Some(0) } else { None };
-    while let Some(number) = found.as_ref().map(|f| f.number) {
-        let next = match missing {
-            None => 2 * number + 1,
-            Some(m) if m - number == 1 => break,
-            Some(m) => number + (m - number) / 2,
-        };
-        match checkpoint(store, key, next)? {
+/// [`LogError::Store`]; [`LogError::Rollback`] if what was seen is not there; [`LogError::Missing`] if one above a gap goes further:
+/// a worker that went on below it would fork the log.
+pub fn newest(
+    store: &dyn Store,
+    key: &VerifierKey,
+    seen: Option<&Committed>,
+) -> Result<Option<Committed>, LogError> {
+    let mut found = None;
+    if let Some(seen) = seen {
+        let all = candidates(store, &checkpoint_key(seen.number), MAX_NOTE as u64)?;
+        if !all.contains(&seen.bytes) {
+            return Err(LogError::Rollback(seen.number));
+        }
+        found = Some(seen.clone());
+    }
+    let ahead = |f: &Option<Committed>| f.as_ref().map_or((0, 0), |f| (f.number + 1, f.checkpoint.size));
+    loop {
+        let (next, size) = ahead(&found);
+        match checkpoint(store, key, next, size)? {
             Some(c) => found = Some(c),
-            None => missing = Some(next),
+            None => break,
         }
     }
-    let next = found.as_ref().map_or(0, |f| f.number + 1);
-    let size = found.as_ref().map_or(0, |f| f.checkpoint.size);
-    let above =
-        store.list("log/checkpoints/", found.as_ref().map(|f| checkpoint_key(f.number)).as_deref(), 1000)?;
-    for number in above.keys.iter().filter_map(|k| k.strip_prefix("log/checkpoints/")?.parse().ok()) {
-        // A copy of an old one under a new number says nothing.
-        if checkpoint(store, key, number)?.is_some_and(|c| c.checkpoint.size > size) {
-            return Err(LogError::Missing { object: checkpoint_key(next), number });
+    let (next, size) = ahead(&found);
+    let prefix = "log/checkpoints/";
+    let mut after = found.as_ref().map(|f| checkpoint_key(f.number));
+    loop {
+        let page = store.list(prefix, after.as_deref(), 1000)?;
+        let numbers = page.keys.iter().filter_map(|k| k.strip_prefix(prefix)?.parse::<u64>().ok());
+        for number in numbers.filter(|n| *n < NUMBERS) {
+            if checkpoint(store, key, number, size)?.is_some() {
+                return Err(LogError::Missing { object: checkpoint_key(next), number });
+            }
+        }
+        match page.keys.last().filter(|_| page.more) {
+            Some(last) => after = Some(last.clone()),
+            None => return Ok(found),
         }
     }
-    Ok(found)
 }

@@ -5,9 +5,9 @@ use crate::hash::sha256;
 use core::fmt;
 use data_encoding::{BASE64, HEXLOWER};
 
-/// The largest note that is read, in bytes.
-pub const MAX_NOTE: usize = 64 << 10;
-/// The most signature lines that are read. (The page asks for 16 at least.)
+/// The largest note that is read, in bytes. (The page asks for 16 signatures at least, of up to nearly 5 kB each.)
+pub const MAX_NOTE: usize = 256 << 10;
+/// The most signature lines that are read.
 pub const MAX_LINES: usize = 100;
 
 /// Why a note, a key or a signature line cannot be used.
@@ -83,7 +83,7 @@ impl fmt::Display for VerifierKey {
 
 /// Whether a name may stand in a signature line: not empty, no spaces of Unicode's, no `+`.
 pub fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c < ' ' || c == '+')
 }
 
 impl VerifierKey {
@@ -172,7 +172,12 @@ impl VerifierKey {
             Kind::Note => (None, &line.signature[..]),
             Kind::Cosignature => {
                 let (time, signature) = line.signature.split_first_chunk::<8>()?;
-                (Some(u64::from_be_bytes(*time)), signature)
+                let time = u64::from_be_bytes(*time);
+                // A witness that leaves it out says nothing of when; the largest is 2^63−1.
+                if time == 0 || i64::try_from(time).is_err() {
+                    return None;
+                }
+                (Some(time), signature)
             }
         };
         let signature = ed25519_dalek::Signature::from_slice(signature).ok()?;

@@ -103,7 +103,8 @@ impl Tile {
     pub fn entries<'b>(&self, bytes: &'b [u8]) -> Option<Vec<&'b [u8]>> {
         let mut all = Vec::new();
         let mut rest = bytes;
-        while let Some((len, behind)) = rest.split_first_chunk::<2>() {
+        let width = usize::from(self.width);
+        while let Some((len, behind)) = rest.split_first_chunk::<2>().filter(|_| all.len() < width) {
             let (entry, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
             all.push(entry);
             rest = behind;

@@ -162,14 +162,13 @@ pub fn cosignature(
     let lines = text.strip_suffix('\n').ok_or(NoteFault::Form)?;
     let lines = lines.split('\n').map(super::note::Line::parse).collect::<Result<Vec<_>, _>>()?;
     let note = Note { text: checkpoint.text.clone(), lines };
-    match note.signed_by(witness)? {
-        Some(s) if s.time.is_some_and(|t| t > 0) && witness.kind() == Kind::Cosignature => {
-            let id = witness.id();
-            let mut lines = note.lines.into_iter();
-            lines.find(|l| l.id == id && l.name == witness.name()).ok_or(NoteFault::Key)
-        }
-        _ => Err(NoteFault::Key),
+    if note.signed_by(witness)?.is_none() || witness.kind() != Kind::Cosignature {
+        return Err(NoteFault::Key);
     }
+    // All of its lines are its own; the earliest says most.
+    let id = witness.id();
+    let own = note.lines.into_iter().filter(|l| l.id == id && l.name == witness.name());
+    own.min_by(|a, b| a.signature[..8].cmp(&b.signature[..8])).ok_or(NoteFault::Key)
 }
 
 #[cfg(test)]
@@ -296,7 +295,12 @@ mod tests {
         let answer = format!("{other}{good}");
         assert_eq!(cosignature(answer.as_bytes(), &note, &key), Ok(good.clone()));
         assert_eq!(cosignature(other.to_string().as_bytes(), &note, &key), Err(NoteFault::Key));
-        assert_eq!(cosignature(line(0).to_string().as_bytes(), &note, &key), Err(NoteFault::Key));
+        for time in [0, 1 << 63] {
+            let bad = line(time).to_string();
+            assert!(matches!(cosignature(bad.as_bytes(), &note, &key), Err(NoteFault::Signature(_))));
+        }
+        let two = format!("{}{good}", line(1_700_000_001));
+        assert_eq!(cosignature(two.as_bytes(), &note, &key), Ok(good.clone()));
         let mut bad = good.clone();
         bad.signature[20] ^= 1;
         assert!(matches!(cosignature(bad.to_string().as_bytes(), &note, &key), Err(NoteFault::Signature(_))));
