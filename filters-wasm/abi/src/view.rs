@@ -38,8 +38,9 @@ impl<'a> Value<'a> {
     /// A whole text that somebody else wrote, if it is JSON and nested at most 60 deep.
     pub fn checked(text: &'a str) -> Option<Value<'a>> {
         let value = Value::first(text.as_bytes())?;
-        let rest = text.trim_start().len() - value.0.len();
-        if !text[text.len() - rest..].trim().is_empty() || depth(value.0) > 60 {
+        // White space is JSON's: a form feed is none.
+        let end = skip_space(text.as_bytes(), 0) + value.0.len();
+        if skip_space(text.as_bytes(), end) < text.len() || depth(value.0) > 60 {
             return None;
         }
         serde_json::from_slice::<serde::de::IgnoredAny>(value.0).ok()?;
@@ -191,6 +192,16 @@ fn depth(text: &[u8]) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn white_space_is_jsons() {
+        for text in ["{}", " {}\n", "\t[1]\r"] {
+            assert!(Value::checked(text).is_some(), "{text:?}");
+        }
+        for text in ["\x0c{S{", "\x0c{}", "{}\x0c", "\u{a0}{}", "{}\u{a0}", "{} {}", "{", ""] {
+            assert!(Value::checked(text).is_none(), "{text:?}");
+        }
+    }
 
     #[test]
     fn values_are_found_where_they_stand() {
