@@ -463,8 +463,14 @@ pub fn oldest_version(
     limit: u64,
     accept: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Option<(At, Vec<u8>)>, StoreError> {
-    for v in store.versions(key)?.into_iter().filter(|v| !v.delete_marker) {
-        let at = At { key: v.key, version: v.id, bytes: v.bytes };
+    // Where there is one of each, it need not be listed.
+    let all = if store.has_versions() {
+        let live = store.versions(key)?.into_iter().filter(|v| !v.delete_marker);
+        live.map(|v| At { key: v.key, version: v.id, bytes: v.bytes }).collect()
+    } else {
+        vec![At::key(key)]
+    };
+    for at in all {
         if let Some(body) = store.read(&at, limit)?.and_then(|o| o.body)
             && accept(&body)
         {
