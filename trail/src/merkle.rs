@@ -4,6 +4,7 @@
 //! twenty hashes of memory. Proofs work on the list of leaf hashes.
 
 use crate::hash::{Hash, node_hash};
+use core::convert::Infallible;
 
 /// Makes a tree head from leaf hashes that arrive one by one.
 #[derive(Clone, Debug, Default)]
@@ -35,17 +36,26 @@ impl TreeHead {
 
     /// The tree head (RFC 6962 section 2.1) of the leaves so far.
     pub fn root(&self) -> Hash {
-        let mut rest = self.stack.iter().rev();
-        let Some(&last) = rest.next() else { return Hash::empty() };
-        rest.fold(last, |right, left| node_hash(left, &right))
+        self.before(None).unwrap_or_else(Hash::empty)
+    }
+
+    /// The tree head of these leaves and, to the right of them, what has the root `right`; `None` if there is nothing.
+    pub(crate) fn before(&self, right: Option<Hash>) -> Option<Hash> {
+        self.stack.iter().rev().fold(right, |right, left| Some(right.map_or(*left, |r| node_hash(left, &r))))
+    }
+}
+
+impl<'h> FromIterator<&'h Hash> for TreeHead {
+    fn from_iter<I: IntoIterator<Item = &'h Hash>>(leaves: I) -> TreeHead {
+        let mut head = TreeHead::default();
+        leaves.into_iter().for_each(|l| head.push(*l));
+        head
     }
 }
 
 /// The tree head of a list of leaf hashes.
 pub fn root(leaves: &[Hash]) -> Hash {
-    let mut head = TreeHead::default();
-    leaves.iter().for_each(|l| head.push(*l));
-    head.root()
+    leaves.iter().collect::<TreeHead>().root()
 }
 
 /// The largest power of two smaller than `n`, for `n` ≥ 2.
@@ -56,24 +66,38 @@ pub(crate) fn split(n: u64) -> u64 {
 /// The audit path (RFC 6962 section 2.1.1) of the leaf `index`, from the leaf upwards; `None` if there is no
 /// such leaf.
 pub fn inclusion_proof(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
-    if index >= leaves.len() {
-        return None;
+    let of = |start: u64, end: u64| Ok::<_, Infallible>(root(&leaves[start as usize..end as usize]));
+    let Ok(path) = inclusion_path(leaves.len() as u64, index as u64, of);
+    path
+}
+
+/// The same of `size` leaves, where `root` has the tree head of those from `start` to `end`, a part that the tree's own division
+/// makes.
+///
+/// # Errors
+/// What `root` says.
+pub(crate) fn inclusion_path<E>(
+    size: u64,
+    index: u64,
+    mut root: impl FnMut(u64, u64) -> Result<Hash, E>,
+) -> Result<Option<Vec<Hash>>, E> {
+    if index >= size {
+        return Ok(None);
     }
     let mut path = Vec::new();
-    let (mut part, mut i) = (leaves, index);
-    while part.len() > 1 {
-        let (left, right) = part.split_at(split(part.len() as u64) as usize);
-        if i < left.len() {
-            path.push(root(right));
-            part = left;
+    let (mut start, mut end) = (0, size);
+    while end - start > 1 {
+        let middle = start + split(end - start);
+        if index < middle {
+            path.push(root(middle, end)?);
+            end = middle;
         } else {
-            path.push(root(left));
-            i -= left.len();
-            part = right;
+            path.push(root(start, middle)?);
+            start = middle;
         }
     }
     path.reverse();
-    Some(path)
+    Ok(Some(path))
 }
 
 /// Whether `path` shows that `leaf` is number `index` of the `size` leaves under `head` (RFC 9162 section 2.1.3.2).
@@ -104,29 +128,41 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, path: &[Hash], head:
 /// The consistency proof (RFC 6962 section 2.1.2) from the first `old` leaves to all of them; `None` unless
 /// 0 < `old` ≤ the number of leaves.
 pub fn consistency_proof(leaves: &[Hash], old: usize) -> Option<Vec<Hash>> {
-    if old == 0 || old > leaves.len() {
-        return None;
+    let of = |start: u64, end: u64| Ok::<_, Infallible>(root(&leaves[start as usize..end as usize]));
+    let Ok(proof) = consistency_path(leaves.len() as u64, old as u64, of);
+    proof
+}
+
+/// The same of `size` leaves; `root` as for [`inclusion_path`].
+///
+/// # Errors
+/// What `root` says.
+pub(crate) fn consistency_path<E>(
+    size: u64,
+    old: u64,
+    mut root: impl FnMut(u64, u64) -> Result<Hash, E>,
+) -> Result<Option<Vec<Hash>>, E> {
+    if old == 0 || old > size {
+        return Ok(None);
     }
     let mut proof = Vec::new();
-    let (mut part, mut m, mut whole) = (leaves, old, true);
-    while m < part.len() {
-        let k = split(part.len() as u64) as usize;
-        let (left, right) = part.split_at(k);
-        if m <= k {
-            proof.push(root(right));
-            part = left;
+    let (mut start, mut end, mut whole) = (0, size, true);
+    while old < end {
+        let middle = start + split(end - start);
+        if old <= middle {
+            proof.push(root(middle, end)?);
+            end = middle;
         } else {
-            proof.push(root(left));
-            part = right;
-            m -= k;
+            proof.push(root(start, middle)?);
+            start = middle;
             whole = false;
         }
     }
     if !whole {
-        proof.push(root(part));
+        proof.push(root(start, end)?);
     }
     proof.reverse();
-    Some(proof)
+    Ok(Some(proof))
 }
 
 /// Whether `proof` shows that the tree `old_head` of `old` leaves is a prefix of `new_head` of `new` leaves

@@ -71,11 +71,17 @@ impl Checkpoint {
     pub fn open(bytes: &[u8], log: &VerifierKey) -> Result<(Checkpoint, Note), CheckpointFault> {
         let note = Note::parse(bytes)?;
         let checkpoint = Checkpoint::parse(&note.text)?;
-        if checkpoint.origin != log.name() {
-            return Err(CheckpointFault::Origin(checkpoint.origin));
+        checkpoint.check_signed(&note, log)?;
+        Ok((checkpoint, note))
+    }
+
+    /// Whether the log signed the note that it was read from.
+    pub(crate) fn check_signed(&self, note: &Note, log: &VerifierKey) -> Result<(), CheckpointFault> {
+        if self.origin != log.name() {
+            return Err(CheckpointFault::Origin(self.origin.clone()));
         }
         match note.signed_by(log)? {
-            Some(_) => Ok((checkpoint, note)),
+            Some(_) => Ok(()),
             None => Err(CheckpointFault::Unsigned(log.name().to_owned())),
         }
     }
@@ -92,7 +98,7 @@ impl fmt::Display for Checkpoint {
 mod tests {
     use super::*;
     use crate::log::note::Kind;
-    use ed25519_dalek::{Signer as _, SigningKey};
+    use crate::log::{test_checkpoint, test_key};
 
     // c2sp.org/tlog-cosignature's example. Its keys are not published.
     const PAGE: &str = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\u{2014} example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n\u{2014} witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n";
@@ -132,31 +138,25 @@ mod tests {
 
     #[test]
     fn only_the_logs_own_is_opened() {
-        let signing = SigningKey::from_bytes(&[3; 32]);
-        let log =
-            VerifierKey::new("example.org/log", Kind::Note, signing.verifying_key().as_bytes()).unwrap();
+        let (signing, log) = test_key(3, "example.org/log", Kind::Note);
+        let good = test_checkpoint(&(signing.clone(), log.clone()), 0, Hash::empty());
         let checkpoint =
             Checkpoint { origin: "example.org/log".into(), size: 0, root: Hash::empty(), extensions: vec![] };
-        let sign = |text: String, by: &SigningKey, key: &VerifierKey| {
-            let line = key.line(None, &by.sign(text.as_bytes()).to_bytes());
-            Note { text, lines: vec![line] }.to_string().into_bytes()
-        };
-        let good = sign(checkpoint.to_string(), &signing, &log);
-        assert_eq!(Checkpoint::open(&good, &log).unwrap().0, checkpoint);
-        let other = Checkpoint { origin: "example.org/other".into(), ..checkpoint.clone() };
+        assert_eq!(Checkpoint::open(good.as_bytes(), &log).unwrap().0, checkpoint);
+        let other = test_checkpoint(&test_key(3, "example.org/other", Kind::Note), 0, Hash::empty());
         assert_eq!(
-            Checkpoint::open(&sign(other.to_string(), &signing, &log), &log),
+            Checkpoint::open(other.as_bytes(), &log),
             Err(CheckpointFault::Origin("example.org/other".into()))
         );
-        let stranger = SigningKey::from_bytes(&[4; 32]);
-        let named =
-            VerifierKey::new("example.org/log", Kind::Note, stranger.verifying_key().as_bytes()).unwrap();
+        let stranger = test_key(4, "example.org/log", Kind::Note);
         assert!(matches!(
-            Checkpoint::open(&sign(checkpoint.to_string(), &stranger, &named), &log),
+            Checkpoint::open(test_checkpoint(&stranger, 0, Hash::empty()).as_bytes(), &log),
             Err(CheckpointFault::Unsigned(_))
         ));
+        // Under the log's name and id, and not its signature.
+        let forged = test_checkpoint(&(stranger.0, log.clone()), 0, Hash::empty());
         assert!(matches!(
-            Checkpoint::open(&sign(checkpoint.to_string(), &stranger, &log), &log),
+            Checkpoint::open(forged.as_bytes(), &log),
             Err(CheckpointFault::Note(NoteFault::Signature(_)))
         ));
     }

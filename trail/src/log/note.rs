@@ -284,7 +284,8 @@ impl fmt::Display for Note {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ed25519_dalek::{Signer as _, SigningKey};
+    use crate::log::test_key;
+    use ed25519_dalek::Signer as _;
     use proptest::prelude::*;
 
     // c2sp.org/signed-note, "Example".
@@ -358,10 +359,7 @@ mod tests {
 
     #[test]
     fn cosignatures_are_over_the_time_too() {
-        let signing = SigningKey::from_bytes(&[7; 32]);
-        let key =
-            VerifierKey::new("witness.example/w1", Kind::Cosignature, signing.verifying_key().as_bytes())
-                .unwrap();
+        let (signing, key) = test_key(7, "witness.example/w1", Kind::Cosignature);
         assert_eq!(VerifierKey::parse(&key.to_string()), Ok(key.clone()));
         let mut note = Note::parse(NOTE.as_bytes()).unwrap();
         assert_eq!(note.signed_by(&key), Ok(None));

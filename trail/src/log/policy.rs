@@ -204,13 +204,11 @@ fn party(key: &str, kind: Kind, url: Option<&&str>) -> Result<Party, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::test_key;
     use ed25519_dalek::{Signer as _, SigningKey};
 
     fn key(n: u8, kind: Kind) -> (SigningKey, VerifierKey) {
-        let signing = SigningKey::from_bytes(&[n; 32]);
-        let key =
-            VerifierKey::new(&format!("example.org/{n}"), kind, signing.verifying_key().as_bytes()).unwrap();
-        (signing, key)
+        test_key(n, &format!("example.org/{n}"), kind)
     }
 
     fn witness(n: u8) -> VerifierKey {

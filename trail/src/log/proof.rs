@@ -98,34 +98,19 @@ mod tests {
     use super::*;
     use crate::hash::leaf_hash;
     use crate::log::note::Kind;
-    use ed25519_dalek::{Signer as _, SigningKey};
+    use crate::log::{test_checkpoint, test_key};
+    use ed25519_dalek::SigningKey;
     use proptest::prelude::*;
 
     fn log() -> (SigningKey, VerifierKey) {
-        let signing = SigningKey::from_bytes(&[9; 32]);
-        let key =
-            VerifierKey::new("example.org/log", Kind::Note, signing.verifying_key().as_bytes()).unwrap();
-        (signing, key)
+        test_key(9, "example.org/log", Kind::Note)
     }
 
     fn proof(n: u8, index: u8, extra: Option<Vec<u8>>) -> LogProof {
-        let (signing, key) = log();
         let leaves: Vec<Hash> = (0..n).map(|i| leaf_hash(&[i])).collect();
-        let text = Checkpoint {
-            origin: key.name().into(),
-            size: n.into(),
-            root: merkle::root(&leaves),
-            extensions: vec![],
-        }
-        .to_string();
-        let line = key.line(None, &signing.sign(text.as_bytes()).to_bytes());
         let path = merkle::inclusion_proof(&leaves, index.into()).unwrap();
-        LogProof {
-            extra,
-            index: index.into(),
-            path,
-            checkpoint: Note { text, lines: vec![line] }.to_string(),
-        }
+        let checkpoint = test_checkpoint(&log(), n.into(), merkle::root(&leaves));
+        LogProof { extra, index: index.into(), path, checkpoint }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! and the proofs that are read from them.
 
 use crate::hash::{Hash, node_hash};
-use crate::merkle::split;
+use crate::merkle::{self, TreeHead, split};
 use std::collections::HashMap;
 
 /// A full tile has so many hashes; a full bundle so many entries.
@@ -109,7 +109,7 @@ impl Tile {
             all.push(entry);
             rest = behind;
         }
-        (rest.is_empty() && all.len() == usize::from(self.width)).then_some(all)
+        (rest.is_empty() && all.len() == width).then_some(all)
     }
 }
 
@@ -124,17 +124,6 @@ pub fn put_entry(entry: &[u8], bundle: &mut Vec<u8>) -> bool {
 /// A tile's bytes.
 fn bytes_of(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|h| h.0).collect()
-}
-
-/// The root of a full subtree whose hashes these are: a power of two of them.
-fn full(hashes: &[Hash]) -> Hash {
-    match hashes {
-        [one] => *one,
-        _ => {
-            let (left, right) = hashes.split_at(hashes.len() / 2);
-            node_hash(&full(left), &full(right))
-        }
-    }
 }
 
 /// The right edge of a tree: as much of it as is needed to add entries, and to say its root. For n entries that is 255 hashes
@@ -188,7 +177,7 @@ impl Edge {
             if hashes.len() < WIDTH as usize {
                 break;
             }
-            hash = full(hashes);
+            hash = merkle::root(hashes);
             let index = (self.size >> (8 * (level + 1))) - 1;
             put(Tile { level: Some(level as u8), index, width: WIDTH as u16 }, bytes_of(hashes));
             hashes.clear();
@@ -197,29 +186,22 @@ impl Edge {
 
     /// The tiles that are not full.
     pub fn partial(&self) -> impl Iterator<Item = (Tile, Vec<u8>)> {
-        Tile::edge(self.size).map(|tile| {
-            let hashes = self.levels.get(usize::from(tile.level.unwrap_or(0)));
-            (tile, bytes_of(hashes.map_or(&[], Vec::as_slice)))
-        })
+        Tile::edge(self.size).map(|tile| (tile, self.bytes(tile)))
+    }
+
+    /// The bytes of one of them; `None` if it is not of this edge.
+    pub fn tile(&self, tile: Tile) -> Option<Vec<u8>> {
+        Tile::edge(self.size).any(|t| t == tile).then(|| self.bytes(tile))
+    }
+
+    fn bytes(&self, tile: Tile) -> Vec<u8> {
+        bytes_of(self.levels.get(usize::from(tile.level.unwrap_or(0))).map_or(&[], Vec::as_slice))
     }
 
     /// The root (RFC 6962 section 2.1).
     pub fn root(&self) -> Hash {
-        let mut right: Option<Hash> = None;
-        for hashes in &self.levels {
-            // Complete subtrees, the smallest last.
-            let mut rest = &hashes[..];
-            let mut peaks = Vec::new();
-            while !rest.is_empty() {
-                let (peak, behind) = rest.split_at(1 << rest.len().ilog2());
-                peaks.push(full(peak));
-                rest = behind;
-            }
-            for peak in peaks.iter().rev() {
-                right = Some(right.map_or(*peak, |r| node_hash(peak, &r)));
-            }
-        }
-        right.unwrap_or_else(Hash::empty)
+        let before = |right, hashes: &Vec<Hash>| hashes.iter().collect::<TreeHead>().before(right);
+        self.levels.iter().fold(None, before).unwrap_or_else(Hash::empty)
     }
 }
 
@@ -259,7 +241,7 @@ impl<E, R: FnMut(Tile) -> Result<Vec<u8>, E>> Tree<R> {
     /// # Errors
     /// [`TileFault`].
     pub fn root(&mut self) -> Result<Hash, TileFault<E>> {
-        if self.size == 0 { Ok(Hash::empty()) } else { self.range(0, self.size) }
+        self.root_of(self.size)
     }
 
     /// The root of the first `size` entries.
@@ -287,23 +269,9 @@ impl<E, R: FnMut(Tile) -> Result<Vec<u8>, E>> Tree<R> {
     /// # Errors
     /// [`TileFault`].
     pub fn inclusion_proof(&mut self, index: u64) -> Result<Vec<Hash>, TileFault<E>> {
-        if index >= self.size {
-            return Err(TileFault::Beyond(self.size));
-        }
-        let mut path = Vec::new();
-        let (mut start, mut end) = (0, self.size);
-        while end - start > 1 {
-            let middle = start + split(end - start);
-            if index < middle {
-                path.push(self.range(middle, end)?);
-                end = middle;
-            } else {
-                path.push(self.range(start, middle)?);
-                start = middle;
-            }
-        }
-        path.reverse();
-        Ok(path)
+        let size = self.size;
+        merkle::inclusion_path(size, index, |start, end| self.range(start, end))?
+            .ok_or(TileFault::Beyond(size))
     }
 
     /// The consistency proof from the first `old` entries (RFC 6962 section 2.1.2); empty from none.
@@ -311,30 +279,12 @@ impl<E, R: FnMut(Tile) -> Result<Vec<u8>, E>> Tree<R> {
     /// # Errors
     /// [`TileFault`].
     pub fn consistency_proof(&mut self, old: u64) -> Result<Vec<Hash>, TileFault<E>> {
-        if old > self.size {
-            return Err(TileFault::Beyond(self.size));
-        }
-        let mut proof = Vec::new();
         if old == 0 {
-            return Ok(proof);
+            return Ok(Vec::new());
         }
-        let (mut start, mut end, mut whole) = (0, self.size, true);
-        while old < end {
-            let middle = start + split(end - start);
-            if old <= middle {
-                proof.push(self.range(middle, end)?);
-                end = middle;
-            } else {
-                proof.push(self.range(start, middle)?);
-                start = middle;
-                whole = false;
-            }
-        }
-        if !whole {
-            proof.push(self.range(start, end)?);
-        }
-        proof.reverse();
-        Ok(proof)
+        let size = self.size;
+        merkle::consistency_path(size, old, |start, end| self.range(start, end))?
+            .ok_or(TileFault::Beyond(size))
     }
 
     /// The root of the entries from `start` to `end`, a part that the tree's own division makes.
@@ -360,7 +310,7 @@ impl<E, R: FnMut(Tile) -> Result<Vec<u8>, E>> Tree<R> {
         }
         let at = (first % WIDTH) as usize;
         let hashes = self.tiles.get(&key).and_then(|t| t.get(at..at + (1 << inside)));
-        hashes.map(full).ok_or(TileFault::Beyond(self.size))
+        hashes.map(merkle::root).ok_or(TileFault::Beyond(self.size))
     }
 }
 

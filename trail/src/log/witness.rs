@@ -124,14 +124,13 @@ impl AddCheckpoint {
         seen: impl FnOnce(&str) -> Seen,
     ) -> Result<(Checkpoint, Note, Seen), Refusal> {
         let note = Note::parse(self.checkpoint.as_bytes()).map_err(|_| Refusal::Form)?;
-        let origin = Checkpoint::parse(&note.text).map_err(|_| Refusal::Form)?.origin;
-        let key = log(&origin).ok_or_else(|| Refusal::Unknown(origin.clone()))?;
-        let (checkpoint, note) =
-            Checkpoint::open(self.checkpoint.as_bytes(), &key).map_err(Refusal::Unsigned)?;
+        let checkpoint = Checkpoint::parse(&note.text).map_err(|_| Refusal::Form)?;
+        let key = log(&checkpoint.origin).ok_or_else(|| Refusal::Unknown(checkpoint.origin.clone()))?;
+        checkpoint.check_signed(&note, &key).map_err(Refusal::Unsigned)?;
         if self.old > checkpoint.size {
             return Err(Refusal::Form);
         }
-        let last = seen(&origin);
+        let last = seen(&checkpoint.origin);
         if self.old != last.size {
             return Err(Refusal::Conflict(last.size));
         }
@@ -175,6 +174,7 @@ pub fn cosignature(
 mod tests {
     use super::*;
     use crate::hash::leaf_hash;
+    use crate::log::{test_checkpoint, test_key};
     use ed25519_dalek::{Signer as _, SigningKey};
 
     // c2sp.org/tlog-witness, "Example request body" (the keys are not published).
@@ -197,18 +197,11 @@ mod tests {
     }
 
     fn log() -> (SigningKey, VerifierKey) {
-        let signing = SigningKey::from_bytes(&[5; 32]);
-        let key =
-            VerifierKey::new("example.org/log", Kind::Note, signing.verifying_key().as_bytes()).unwrap();
-        (signing, key)
+        test_key(5, "example.org/log", Kind::Note)
     }
 
     fn signed(size: usize, root: Hash) -> String {
-        let (signing, key) = log();
-        let text =
-            Checkpoint { origin: key.name().into(), size: size as u64, root, extensions: vec![] }.to_string();
-        let line = key.line(None, &signing.sign(text.as_bytes()).to_bytes());
-        Note { text, lines: vec![line] }.to_string()
+        test_checkpoint(&log(), size as u64, root)
     }
 
     fn ask(old: usize, proof: Vec<Hash>, checkpoint: String, seen: Seen) -> Result<Seen, Refusal> {
@@ -268,8 +261,7 @@ mod tests {
             refused(Note { lines: vec![note.lines[0].clone(), forged], ..note.clone() }.to_string()),
             403
         );
-        let unknown =
-            VerifierKey::new("example.org/log", Kind::Note, stranger.verifying_key().as_bytes()).unwrap();
+        let (_, unknown) = test_key(6, "example.org/log", Kind::Note);
         let line = unknown.line(None, &stranger.sign(note.text.as_bytes()).to_bytes());
         assert_eq!(refused(Note { lines: vec![line], ..note }.to_string()), 403);
         assert_eq!(refused(good.replace("example.org", "example.net")), 404);
@@ -284,10 +276,7 @@ mod tests {
 
     #[test]
     fn a_witnesss_answer_is_checked() {
-        let signing = SigningKey::from_bytes(&[8; 32]);
-        let key =
-            VerifierKey::new("witness.example/w1", Kind::Cosignature, signing.verifying_key().as_bytes())
-                .unwrap();
+        let (signing, key) = test_key(8, "witness.example/w1", Kind::Cosignature);
         let note = Note::parse(signed(3, merkle::root(&leaves()[..3])).as_bytes()).unwrap();
         let line = |t: u64| key.line(Some(t), &signing.sign(&key.message(Some(t), &note.text)).to_bytes());
         let good = line(1_700_000_000);
