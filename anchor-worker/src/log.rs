@@ -9,7 +9,8 @@
 //! That is the store's doing, which must refuse to create what is there; in a directory only one worker may run at a time.
 
 use bytes::Bytes;
-use waxseal_store::{At, Put, Retain, Store, StoreError};
+use std::cell::{Cell, RefCell};
+use waxseal_store::{At, Put, Retain, Store, StoreError, oldest};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
 use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::{MAX_NOTE, Note, VerifierKey};
@@ -98,15 +99,33 @@ fn tile_key(tile: &Tile) -> String {
 
 /// All versions of an object that are small enough, the oldest first.
 fn candidates(store: &dyn Store, key: &str, limit: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-    if !store.has_versions() {
-        return Ok(store.read(&At::key(key), limit)?.and_then(|o| o.body).into_iter().collect());
-    }
-    let mut all = Vec::new();
-    for v in store.versions(key)?.into_iter().filter(|v| !v.delete_marker) {
-        let at = At { key: v.key, version: v.id, bytes: v.bytes };
-        all.extend(store.read(&at, limit)?.and_then(|o| o.body));
-    }
-    Ok(all)
+    let all = RefCell::new(Vec::new());
+    // None is taken, so all are seen.
+    oldest(store, key, limit, &|bytes| {
+        all.borrow_mut().push(bytes.to_vec());
+        false
+    })?;
+    Ok(all.into_inner())
+}
+
+/// The oldest version of an object that is the one which checkpoint `number` needs.
+fn needed(
+    store: &dyn Store,
+    object: String,
+    limit: u64,
+    number: u64,
+    is: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, LogError> {
+    let any = Cell::new(false);
+    let found = oldest(store, &object, limit, &|bytes| {
+        any.set(true);
+        is(bytes)
+    })?;
+    found.ok_or(if any.get() {
+        LogError::Damaged { object, number }
+    } else {
+        LogError::Missing { object, number }
+    })
 }
 
 /// A log that is added to.
@@ -201,7 +220,7 @@ impl<'s> Log<'s> {
         self.committed = self.edge.clone();
         self.load_bundle(number)?;
         if number > 0 {
-            self.check_before(number - 1, &checkpoint)?;
+            self.check_before(number - 1)?;
         }
         Ok(())
     }
@@ -210,54 +229,48 @@ impl<'s> Log<'s> {
     fn load_bundle(&mut self, number: u64) -> Result<(), LogError> {
         let size = self.edge.size();
         let Some(tile) = Tile::of(size, None, size / WIDTH) else { return Ok(()) };
-        let object = tile_key(&tile);
-        let all = candidates(self.store, &object, MAX_BUNDLE)?;
-        if all.is_empty() {
-            return Err(LogError::Missing { object, number });
-        }
         let leaves = self.edge.leaves();
-        let is = |bytes: &Vec<u8>| {
+        let is = |bytes: &[u8]| {
             let entries = tile.entries(bytes);
             entries.is_some_and(|e| e.iter().map(|e| leaf_hash(e)).eq(leaves.iter().copied()))
         };
-        self.bundle = all.into_iter().find(is).ok_or(LogError::Damaged { object, number })?;
+        self.bundle = needed(self.store, tile_key(&tile), MAX_BUNDLE, number, is)?;
         Ok(())
     }
 
     /// The newest checkpoint extends the one before.
-    fn check_before(&self, before: u64, newest: &Checkpoint) -> Result<(), LogError> {
+    fn check_before(&self, before: u64) -> Result<(), LogError> {
         let object = checkpoint_key(before);
         let number = before + 1;
         let Some(old) = checkpoint(self.store, &self.key, before, 0)? else {
             return Err(LogError::Missing { object, number });
         };
-        let mut tree = Tree::new(newest.size, |tile| self.read_tile(tile, number));
-        let root = tree.root_of(old.checkpoint.size);
-        match root {
-            Ok(root) if root == old.checkpoint.root && old.checkpoint.size < newest.size => Ok(()),
+        match self.tree().root_of(old.checkpoint.size) {
+            Ok(root) if root == old.checkpoint.root && old.checkpoint.size < self.committed.size() => Ok(()),
             Err(TileFault::Read(e)) => Err(e),
             _ => Err(LogError::Damaged { object, number }),
         }
     }
 
+    /// The tree of the newest checkpoint.
+    fn tree(&self) -> Tree<impl FnMut(Tile) -> Result<Vec<u8>, LogError>> {
+        let number = self.newest.as_ref().map_or(0, |n| n.number);
+        Tree::new(self.committed.size(), move |tile| self.read_tile(tile, number))
+    }
+
     /// The bytes of a tile of the newest checkpoint's tree: partial ones are in memory, and of a full one's versions the one whose
     /// root stands in the tile above.
     fn read_tile(&self, tile: Tile, number: u64) -> Result<Vec<u8>, LogError> {
-        let object = tile_key(&tile);
-        if let Some((_, bytes)) = self.committed.partial().find(|(t, _)| *t == tile) {
+        if let Some(bytes) = self.committed.tile(tile) {
             return Ok(bytes);
         }
-        let level = tile.level.unwrap_or(0);
-        let above = Tile::of(self.committed.size(), Some(level + 1), tile.index / WIDTH);
-        let above = above.ok_or_else(|| LogError::Missing { object: object.clone(), number })?;
+        let object = tile_key(&tile);
+        let above = Tile::of(self.committed.size(), tile.level.map(|l| l + 1), tile.index / WIDTH);
+        let Some(above) = above else { return Err(LogError::Missing { object, number }) };
         let hashes = above.hashes(&self.read_tile(above, number)?);
         let root = hashes.and_then(|h| h.get((tile.index % WIDTH) as usize).copied());
-        let all = candidates(self.store, &object, 32 * WIDTH)?;
-        if all.is_empty() {
-            return Err(LogError::Missing { object, number });
-        }
-        let is = |bytes: &Vec<u8>| root.is_some() && tile.hashes(bytes).map(|h| merkle::root(&h)) == root;
-        all.into_iter().find(is).ok_or(LogError::Damaged { object, number })
+        let is = |bytes: &[u8]| root.is_some() && tile.hashes(bytes).map(|h| merkle::root(&h)) == root;
+        needed(self.store, object, 32 * WIDTH, number, is)
     }
 
     /// Goes on with the entries that a round left which was stopped: their bundles have the names that this one would write.
@@ -323,9 +336,9 @@ impl<'s> Log<'s> {
         self.broken = true;
         let bundle = Tile { level: None, index: self.edge.size() / WIDTH - 1, width: WIDTH as u16 };
         let bytes = std::mem::take(&mut self.bundle);
-        self.put(&tile_key(&bundle), bytes)?;
+        self.put(&tile_key(&bundle), &bytes)?;
         for (tile, bytes) in tiles {
-            self.put(&tile_key(&tile), bytes)?;
+            self.put(&tile_key(&tile), &bytes)?;
         }
         self.broken = false;
         Ok(())
@@ -342,17 +355,16 @@ impl<'s> Log<'s> {
         if self.broken {
             return Err(LogError::Broken);
         }
-        if !self.has_grown() || self.size() == 0 {
+        if !self.has_grown() {
             return Ok(self.newest.as_ref());
         }
         self.broken = true;
         let size = self.size();
         if let Some(tile) = Tile::of(size, None, size / WIDTH) {
-            self.put(&tile_key(&tile), self.bundle.clone())?;
+            self.put(&tile_key(&tile), &self.bundle)?;
         }
-        let partial: Vec<_> = self.edge.partial().collect();
-        for (tile, bytes) in partial {
-            self.put(&tile_key(&tile), bytes)?;
+        for (tile, bytes) in self.edge.partial() {
+            self.put(&tile_key(&tile), &bytes)?;
         }
         let number = self.newest.as_ref().map_or(0, |n| n.number + 1);
         let checkpoint = Checkpoint {
@@ -379,7 +391,7 @@ impl<'s> Log<'s> {
             if self.is_overtaken(number)? {
                 return Err(LogError::Overtaken(number));
             }
-            self.put(&key, bytes.clone())?;
+            self.put_beside(&key, &bytes)?;
         }
         // Only what all see as number n is shown to anyone: the oldest version that is the log's.
         match self::checkpoint(self.store, &self.key, number, self.committed.size())? {
@@ -417,17 +429,16 @@ impl<'s> Log<'s> {
     }
 
     /// Writes an object of the log; beside others, if there are any and none is the same.
-    fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), LogError> {
-        if self.put_first(key, &bytes)? {
-            return Ok(());
-        }
-        let body = Bytes::from(bytes);
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), LogError> {
+        if self.put_first(key, bytes)? { Ok(()) } else { self.put_beside(key, bytes) }
+    }
+
+    fn put_beside(&self, key: &str, bytes: &[u8]) -> Result<(), LogError> {
         if self.store.has_versions() {
-            let all = candidates(self.store, key, body.len() as u64)?;
-            if all.iter().any(|b| *b == body) {
-                return Ok(());
-            }
-            if self.store.put_beside(key, &body, &sha256(&body), &self.retain)? != Put::Other {
+            let body = Bytes::copy_from_slice(bytes);
+            if oldest(self.store, key, body.len() as u64, &|b| b == body)?.is_some()
+                || self.store.put_beside(key, &body, &sha256(&body), &self.retain)? != Put::Other
+            {
                 return Ok(());
             }
         }
@@ -444,7 +455,7 @@ impl<'s> Log<'s> {
     /// # Errors
     /// [`LogError`].
     pub fn consistency_proof(&self, old: u64) -> Result<Vec<Hash>, LogError> {
-        self.proof(|tree| tree.consistency_proof(old))
+        self.proven(self.tree().consistency_proof(old))
     }
 
     /// The audit path of an entry under the newest checkpoint (RFC 6962 section 2.1.1).
@@ -452,19 +463,12 @@ impl<'s> Log<'s> {
     /// # Errors
     /// [`LogError`].
     pub fn inclusion_proof(&self, index: u64) -> Result<Vec<Hash>, LogError> {
-        self.proof(|tree| tree.inclusion_proof(index))
+        self.proven(self.tree().inclusion_proof(index))
     }
 
-    fn proof(
-        &self,
-        of: impl FnOnce(
-            &mut Tree<&mut dyn FnMut(Tile) -> Result<Vec<u8>, LogError>>,
-        ) -> Result<Vec<Hash>, TileFault<LogError>>,
-    ) -> Result<Vec<Hash>, LogError> {
-        let (number, size) = self.newest.as_ref().map_or((0, 0), |n| (n.number, n.checkpoint.size));
-        let mut read = |tile: Tile| self.read_tile(tile, number);
-        let mut tree = Tree::new(size, &mut read as &mut dyn FnMut(Tile) -> Result<Vec<u8>, LogError>);
-        of(&mut tree).map_err(|e| match e {
+    fn proven(&self, proof: Result<Vec<Hash>, TileFault<LogError>>) -> Result<Vec<Hash>, LogError> {
+        let number = self.newest.as_ref().map_or(0, |n| n.number);
+        proof.map_err(|e| match e {
             TileFault::Read(e) => e,
             _ => LogError::Damaged { object: checkpoint_key(number), number },
         })
@@ -482,17 +486,14 @@ pub fn checkpoint(
     number: u64,
     above: u64,
 ) -> Result<Option<Committed>, StoreError> {
-    for bytes in candidates(store, &checkpoint_key(number), MAX_NOTE as u64)? {
-        // The note, a blank line, the log's own signature: what time-stamps are over has one form.
-        if let Ok((checkpoint, note)) = Checkpoint::open(&bytes, key)
-            && checkpoint.size > above
-            && checkpoint.extensions.is_empty()
-            && note.lines.len() == 1
-        {
-            return Ok(Some(Committed { number, checkpoint, bytes }));
-        }
-    }
-    Ok(None)
+    // The note, a blank line, the log's own signature: what time-stamps are over has one form.
+    let own = |bytes: &[u8]| {
+        let (checkpoint, note) = Checkpoint::open(bytes, key).ok()?;
+        let is = checkpoint.size > above && checkpoint.extensions.is_empty() && note.lines.len() == 1;
+        is.then_some(checkpoint)
+    };
+    let found = oldest(store, &checkpoint_key(number), MAX_NOTE as u64, &|b| own(b).is_some())?;
+    Ok(found.and_then(|bytes| Some(Committed { number, checkpoint: own(&bytes)?, bytes })))
 }
 
 /// The newest checkpoint, from `seen` on, or from the first: each is larger than the one before.
@@ -507,8 +508,7 @@ pub fn newest(
 ) -> Result<Option<Committed>, LogError> {
     let mut found = None;
     if let Some(seen) = seen {
-        let all = candidates(store, &checkpoint_key(seen.number), MAX_NOTE as u64)?;
-        if !all.contains(&seen.bytes) {
+        if oldest(store, &checkpoint_key(seen.number), MAX_NOTE as u64, &|b| b == seen.bytes)?.is_none() {
             return Err(LogError::Rollback(seen.number));
         }
         found = Some(seen.clone());
