@@ -28,7 +28,7 @@ impl Context {
     /// Of the value of a name that no rule leaves alone.
     pub(crate) fn new(info: Info, active: u32, depth: usize, shipper: bool) -> Context {
         let depth = (depth as u32) << 1 | u32::from(shipper);
-        Context { name: info.check(), raised: info.raised, active, depth }
+        Context { name: info.check, raised: info.raised, active, depth }
     }
 
     fn row(self) -> usize {

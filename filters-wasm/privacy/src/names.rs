@@ -31,8 +31,8 @@ pub(crate) struct Info {
     /// No rule speaks of it, nothing stands in it, and it means nothing where it stands: what matters is its value.
     pub(crate) common: bool,
     slot: u16,
-    /// Tells whether the slot is still its own.
-    check: u32,
+    /// A number of its name, which tells whether the slot is still its own.
+    pub(crate) check: u32,
 }
 
 /// Names that mean something where they stand.
@@ -54,13 +54,6 @@ const TELLING: [&[u8]; 16] = [
     b"val",
     b"value",
 ];
-
-impl Info {
-    /// A number of its name.
-    pub(crate) fn check(self) -> u32 {
-        self.check
-    }
-}
 
 #[derive(Debug)]
 struct Slot {

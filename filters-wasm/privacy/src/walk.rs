@@ -299,24 +299,11 @@ impl<'w> Walk<'w> {
                 return Err(Fail::Broken);
             }
             at = skip_space(t, at + 1);
-            if self.plain && allowed.is_none() {
-                let info = self.names.of(name, self.policy);
-                if info.common {
-                    at = skip_space(t, self.common(t, at, info, depth + 1)?);
-                    match t.get(at) {
-                        Some(b',') => at = skip_space(t, at + 1),
-                        Some(b'}') => {}
-                        _ => return Err(Fail::Broken),
-                    }
-                    continue;
-                }
-            }
-            let ours = self.side == Side::Sink
-                && self.nested == 0
-                && matches!(name, b"$enriched" | b"$filter_errors" | b"$withheld")
-                || name == b"privacy" && depth <= 2 && self.are_counts(&t[at..]);
+            let mut info = self.names.of(name, self.policy);
             let first = self.side == Side::Sink && depth == 1 && self.nested == 0;
-            let end = if ours {
+            let end = if info.common && self.plain && allowed.is_none() {
+                self.common(t, at, info, depth + 1)?
+            } else if self.is_ours(name, &t[at..], depth) {
                 value_end(t, at).ok_or(Fail::Broken)?
             } else if raw && first && name == b"$raw_sha256" {
                 // Of what was masked no bare hash may stay.
@@ -324,7 +311,6 @@ impl<'w> Walk<'w> {
                 self.edits.push(Edit { start, end, put: None });
                 end
             } else {
-                let mut info = self.names.of(name, self.policy);
                 if self.tracks() {
                     if len > 0 {
                         self.path.push('.');
@@ -385,6 +371,14 @@ impl<'w> Walk<'w> {
             }
         }
         Ok(at + 1)
+    }
+
+    /// Whether a member is what filters or the sink say themselves.
+    fn is_ours(&self, name: &[u8], value: &[u8], depth: usize) -> bool {
+        self.side == Side::Sink
+            && self.nested == 0
+            && matches!(name, b"$enriched" | b"$filter_errors" | b"$withheld")
+            || name == b"privacy" && depth <= 2 && self.are_counts(value)
     }
 
     /// The value of a name of which there is nothing else to say.
