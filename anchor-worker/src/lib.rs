@@ -1,6 +1,4 @@
-//! The anchor worker: it puts every statement of a trail into one transparency log (FORMAT section 6).
-//!
-//! [`log`] is the log in its store: what is added to it, tile by tile, and the checkpoint that commits a round.
+//! The anchor worker: the trail's transparency log, written.
 
 #![forbid(unsafe_code)]
 

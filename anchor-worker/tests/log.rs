@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use waxseal_anchor::log::{Committed, Log, LogError, NEWEST, checkpoint, checkpoint_key, newest};
+use waxseal_anchor::log::{Log, LogError};
+use waxseal_log::{Committed, NEWEST, ReadError, checkpoint, checkpoint_key, newest};
 use waxseal_store::sim::{Errno, Fault, SimDisk, Survive};
 use waxseal_store::{
     At, Head, LocalStore, Mark, Object, Page, Put, Retain, Store, StoreError, Version, Versions, Written,
@@ -53,7 +54,9 @@ fn are_all(entries: &[Vec<u8>], count: usize) -> bool {
 }
 
 fn open(store: &dyn Store) -> Result<Log<'_>, LogError> {
-    Log::open(store, key(), retain(), None, &|_| true)
+    let mut log = Log::open(store, key(), retain(), None)?;
+    log.resume(&mut |_, _| true)?;
+    Ok(log)
 }
 
 fn store_on(disk: &SimDisk, tag: &str) -> LocalStore {
@@ -122,10 +125,10 @@ fn rounds_make_one_log() {
             (round as u64 - u64::from(round > 2), n as u64)
         );
         assert_eq!(store.get(NEWEST).unwrap(), Some(committed.bytes));
-        let path = log.inclusion_proof(n as u64 - 1).unwrap();
+        let path = log.committed().inclusion_proof(n as u64 - 1).unwrap();
         let head = committed.checkpoint.root;
         assert!(merkle::verify_inclusion(&leaf_hash(&entry(n - 1)), n as u64 - 1, n as u64, &path, &head));
-        let proof = log.consistency_proof(1).unwrap();
+        let proof = log.committed().consistency_proof(1).unwrap();
         assert!(merkle::verify_consistency(1, &leaf_hash(&entry(0)), n as u64, &head, &proof));
     }
     assert_eq!(entries_of(&store), (0..n).map(entry).collect::<Vec<_>>());
@@ -184,8 +187,8 @@ fn stopped_anywhere_it_goes_on() {
                             shown.push(c);
                             break;
                         }
-                        Err(LogError::Store(_)) if disk.crashed() => disk.reboot(survive),
-                        Err(LogError::Store(_)) => {}
+                        Err(LogError::Read(ReadError::Store(_))) if disk.crashed() => disk.reboot(survive),
+                        Err(LogError::Read(ReadError::Store(_))) => {}
                         Err(e) => panic!("{what}: {e}"),
                     }
                 }
@@ -247,8 +250,8 @@ fn what_nobody_would_log_is_not_taken_up() {
     bundle.extend_from_slice(b"\0\x04junk");
     let bundle = Bytes::from(bundle);
     store.put_if_absent("log/tile/entries/000.p/6", &bundle, &sha256(&bundle), &retain()).unwrap();
-    let good = |e: &[u8]| e != b"junk";
-    let e = Log::open(&store, key(), retain(), None, &good).err().unwrap();
+    let mut log = Log::open(&store, key(), retain(), None).unwrap();
+    let e = log.resume(&mut |number, entry| number == 5 && entry != b"junk").err().unwrap();
     assert!(matches!(&e, LogError::Foreign(o) if o == "log/tile/entries/000.p/6"), "{e}");
     assert_eq!(open(&store).unwrap().size(), 6, "a worker that would log it takes it up");
 }
@@ -263,10 +266,10 @@ fn an_old_state_is_noticed_by_who_has_seen_more() {
     }
     let seen = round(&store_on(&new, "a"), 9).unwrap();
     let store = store_on(&old, "b");
-    let e = Log::open(&store, key(), retain(), Some(&seen), &|_| true).err().unwrap();
-    assert!(matches!(e, LogError::Rollback(2)), "{e}");
+    let e = Log::open(&store, key(), retain(), Some(&seen)).err().unwrap();
+    assert!(matches!(e, LogError::Read(ReadError::Rollback(2))), "{e}");
     let store = store_on(&new, "b");
-    assert_eq!(Log::open(&store, key(), retain(), Some(&seen), &|_| true).unwrap().newest(), Some(&seen));
+    assert_eq!(Log::open(&store, key(), retain(), Some(&seen)).unwrap().newest(), Some(&seen));
 }
 
 /// A bucket in memory: names have versions, and whoever may write can write anywhere first.
@@ -354,7 +357,7 @@ fn is_one_log(bucket: &Bucket, count: usize) {
     let mut before = 0;
     for n in 0..=newest.number {
         let c = checkpoint(bucket, &key(), n, before).unwrap().unwrap().checkpoint;
-        let proof = log.consistency_proof(c.size).unwrap();
+        let proof = log.committed().consistency_proof(c.size).unwrap();
         let head = newest.checkpoint.root;
         assert!(merkle::verify_consistency(c.size, &c.root, count as u64, &head, &proof), "checkpoint {n}");
         before = c.size;
@@ -408,7 +411,7 @@ fn in_a_bucket_a_stopped_round_is_in_nobodys_way() {
         let mut log = open(&bucket).unwrap();
         (0..3).for_each(|n| log.append(&entry(n)).unwrap());
         let c = log.newest().unwrap().checkpoint.clone();
-        let path = log.inclusion_proof(c.size - 1).unwrap();
+        let path = log.committed().inclusion_proof(c.size - 1).unwrap();
         let leaf = leaf_hash(&entry(size - 1));
         assert!(merkle::verify_inclusion(&leaf, c.size - 1, c.size, &path, &c.root));
     }
@@ -446,7 +449,7 @@ fn what_was_changed_behind_its_back_is_named() {
         flip(&disk);
         let result = size();
         assert!(
-            matches!(&result, Err(LogError::Damaged { object, .. }) if object == missing),
+            matches!(&result, Err(LogError::Read(ReadError::Damaged { object, .. })) if object == missing),
             "{key}: {result:?}"
         );
         flip(&disk);
@@ -503,6 +506,6 @@ fn the_newest_is_found_and_nothing_is_written_below_a_gap() {
     let bytes = Bytes::from(newest(&longer, &key(), None).unwrap().unwrap().bytes);
     store.put_if_absent(&checkpoint_key(42), &bytes, &sha256(&bytes), &retain()).unwrap();
     let e = newest(&store_on(&disk, "c"), &key(), None).unwrap_err();
-    assert!(matches!(&e, LogError::Missing { object, number: 42 } if *object == checkpoint_key(40)), "{e}");
+    assert!(matches!(&e, ReadError::Missing { object, number: 42 } if *object == checkpoint_key(40)), "{e}");
     assert!(round(&store_on(&disk, "c"), 50).is_err());
 }

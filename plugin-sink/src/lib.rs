@@ -25,10 +25,11 @@ pub mod memory;
 pub mod metrics;
 pub mod pipeline;
 pub mod seal;
-pub mod signer;
 pub mod spool;
 pub mod telemetry;
 pub mod upload;
+
+pub use waxseal_signing as signer;
 
 use clock::Clock;
 use config::Config;

@@ -31,4 +31,6 @@ pub mod time;
 #[cfg(feature = "statements")]
 pub mod trust;
 #[cfg(feature = "statements")]
+pub mod valid;
+#[cfg(feature = "statements")]
 pub mod verdict;

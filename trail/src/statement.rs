@@ -348,6 +348,50 @@ pub struct Retirement {
 }
 payload!(Retirement, "retirement");
 
+/// A worker's word that something in the trail was not as it should be when it looked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// `waxseal/finding/1`
+    pub format: String,
+    /// The trail id.
+    pub trail: Hash,
+    /// What: the name of a verdict (FORMAT section 7).
+    pub verdict: String,
+    /// The key of the object that it is about, or would be at.
+    pub object: String,
+    /// `<name>.<epoch>`, if it is about a writer's.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub writer: Option<String>,
+    /// First and last batch, if it is about any.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub range: Option<[u64; 2]>,
+    /// What was seen.
+    pub detail: String,
+    /// When.
+    pub found_at: Time,
+}
+payload!(Finding, "finding");
+
+/// An operator's word on which writers there have to be. The last one that is logged counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedWriters {
+    /// `waxseal/expected-writers/1`
+    pub format: String,
+    /// The trail id.
+    pub trail: Hash,
+    /// Names, without epochs: each has to have a writer that goes on.
+    pub names: Vec<String>,
+    /// Globs: names that match may come and go.
+    pub ephemeral: Vec<String>,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub declared_at: Time,
+}
+payload!(ExpectedWriters, "expected-writers");
+
 /// Why the payload of a rightly signed envelope cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -175,9 +175,6 @@ impl Trust {
         if raw.policy.is_some() {
             unchecked.push("policy");
         }
-        if !raw.revoked.is_empty() {
-            unchecked.push("revoked");
-        }
         Ok(Trust {
             trail: raw.trail,
             operators: keys("operators", &raw.operators)?,

@@ -1,5 +1,7 @@
 //! Signing keys: PEM files now; PKCS#11 and KMS are further variants of [`Signer`]'s one trait.
 
+#![forbid(unsafe_code)]
+
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use aws_lc_rs::{rand::SystemRandom, rsa, signature};
