@@ -1,5 +1,16 @@
-//! The anchor worker: the trail's transparency log, written.
+//! The anchor worker: puts every statement of a trail into its transparency log, and anchors the log.
+//!
+//! It never reads events. One [`round`] goes from what is new in the store to a checkpoint; [`worker::Worker`] keeps what the next
+//! one needs.
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod gate;
+pub mod known;
 pub mod log;
+pub mod metrics;
+pub mod round;
+pub mod serve;
+pub mod state;
+pub mod worker;

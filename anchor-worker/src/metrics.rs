@@ -1,0 +1,153 @@
+//! Numbers about a running worker, in the form Prometheus reads.
+
+use crate::round::Outcome;
+use crate::state::State;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use waxseal_store::Requests;
+use waxseal_trail::time::Time;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Result {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    size: Gauge,
+    checkpoint: Gauge,
+    checkpoint_time: Seconds,
+    rounds: Family<Result, Counter>,
+    last_round: Seconds,
+    round_seconds: Seconds,
+    live: Gauge,
+    silent: Gauge,
+    absent: Gauge,
+    kept_out: Gauge,
+    findings: Family<Verdict, Counter>,
+    requests: Family<Operation, Counter>,
+}
+
+fn unix(t: Time) -> f64 {
+    t.unix_seconds() as f64
+}
+
+fn gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Metrics {
+    /// Fresh ones. Rounds that failed are there from the start, so that alerts can compare.
+    pub fn new() -> Metrics {
+        let metrics = Metrics::default();
+        for result in ["ok", "failed"] {
+            let _ = metrics.rounds.get_or_create(&Result { result });
+        }
+        metrics
+    }
+
+    /// What a worker knows.
+    pub fn state(&self, state: &State) {
+        if let Some(seen) = &state.seen {
+            self.size.set(gauge(seen.checkpoint.size));
+            self.checkpoint.set(gauge(seen.number));
+        }
+        if let Some(at) = state.seen_at {
+            self.checkpoint_time.set(unix(at));
+        }
+    }
+
+    /// A round that came to its end.
+    pub fn round(&self, outcome: &Outcome, now: Time, took: Duration) {
+        self.rounds.get_or_create(&Result { result: "ok" }).inc();
+        self.last_round.set(unix(now));
+        self.round_seconds.set(took.as_secs_f64());
+        self.live.set(gauge(outcome.live));
+        self.silent.set(gauge(outcome.silent.len() as u64));
+        self.absent.set(gauge(outcome.absent.len() as u64));
+        self.kept_out.set(gauge(outcome.kept_out.len() as u64));
+        for (verdict, _) in &outcome.findings {
+            self.findings.get_or_create(&Verdict { verdict: verdict.name() }).inc();
+        }
+    }
+
+    /// One that did not.
+    pub fn failed(&self) {
+        self.rounds.get_or_create(&Result { result: "failed" }).inc();
+    }
+
+    /// What the store was asked so far.
+    pub fn requests(&self, r: &Requests) {
+        let all = [
+            ("get", r.get),
+            ("head", r.head),
+            ("list", r.list),
+            ("put", r.put),
+            ("other", r.other),
+            ("retry", r.retries),
+        ];
+        for (operation, n) in all {
+            let counter = self.requests.get_or_create(&Operation { operation });
+            counter.inc_by(n.saturating_sub(counter.get()));
+        }
+    }
+
+    /// As text (OpenMetrics 1.0).
+    pub fn render(&self) -> String {
+        let mut r = Registry::with_prefix("waxseal_anchor");
+        r.register("log_size", "Entries of the log", self.size.clone());
+        r.register("checkpoint", "Number of the newest checkpoint", self.checkpoint.clone());
+        r.register_with_unit(
+            "checkpoint_time",
+            "When this worker first saw the newest checkpoint, since 1970",
+            Unit::Seconds,
+            self.checkpoint_time.clone(),
+        );
+        r.register("rounds", "Rounds, by how they ended", self.rounds.clone());
+        r.register_with_unit(
+            "last_round_time",
+            "When the last round that came to its end began, since 1970",
+            Unit::Seconds,
+            self.last_round.clone(),
+        );
+        r.register_with_unit(
+            "round",
+            "How long the last round took",
+            Unit::Seconds,
+            self.round_seconds.clone(),
+        );
+        r.register("writers_live", "Writers that have not retired", self.live.clone());
+        r.register("writers_silent", "Writers whose next header is overdue", self.silent.clone());
+        r.register("writers_absent", "Names that should have a writer, and have none", self.absent.clone());
+        r.register(
+            "kept_out",
+            "Objects under names of statements that the last round did not log",
+            self.kept_out.clone(),
+        );
+        r.register("findings", "Findings logged, by verdict", self.findings.clone());
+        r.register("store_requests", "Requests to the store", self.requests.clone());
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &r);
+        text
+    }
+}

@@ -1,0 +1,123 @@
+//! What a worker keeps between rounds: the newest checkpoint that it has seen, which is a memory outside the store, and what the
+//! log held then, so that the next round reads only what is new.
+
+use crate::known::Known;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use waxseal_log::Committed;
+use waxseal_store::disk::{self, Disk};
+use waxseal_trail::hash::Hash;
+use waxseal_trail::log::checkpoint::Checkpoint;
+use waxseal_trail::log::note::VerifierKey;
+use waxseal_trail::time::Time;
+
+const VERSION: u64 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u64,
+    trail: Hash,
+    /// The number, and the signed note.
+    checkpoint: Option<(u64, String)>,
+    /// When this worker saw it first.
+    seen_at: Option<Time>,
+    known: Known,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The disk.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Of another trail or log, or of a later version.
+    #[error(
+        "{path}: {what}. If it is to be forgotten, move it away: the log is then read from its beginning"
+    )]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+}
+
+/// What a worker knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The newest checkpoint.
+    pub seen: Option<Committed>,
+    /// When it was seen first.
+    pub seen_at: Option<Time>,
+    /// What the log holds there.
+    pub known: Known,
+}
+
+/// Where it lies.
+#[derive(Clone)]
+pub struct StateFile {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    trail: Hash,
+    key: VerifierKey,
+}
+
+impl StateFile {
+    /// `state.json` in a directory that is there.
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, trail: Hash, key: VerifierKey) -> StateFile {
+        StateFile { disk, path: dir.join("state.json"), trail, key }
+    }
+
+    /// Reads it; a fresh state if there is none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn load(&self) -> Result<State, StateError> {
+        let bytes = match disk::read_all(&*self.disk, &self.path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(source) => return Err(StateError::Io { path: self.path.clone(), source }),
+        };
+        let unusable = |what: String| StateError::Unusable { path: self.path.clone(), what };
+        let file: File = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
+        if file.version != VERSION {
+            return Err(unusable(format!("version {}; this worker knows {VERSION}", file.version)));
+        }
+        if file.trail != self.trail {
+            return Err(unusable(format!("it is of trail {}", file.trail)));
+        }
+        let seen = file.checkpoint.map(|(number, note)| {
+            let bytes = note.into_bytes();
+            let (checkpoint, _) = Checkpoint::open(&bytes, &self.key).map_err(|e| unusable(e.to_string()))?;
+            Ok(Committed { number, checkpoint, bytes })
+        });
+        Ok(State { seen: seen.transpose()?, seen_at: file.seen_at, known: file.known })
+    }
+
+    /// Writes it, durably, in the place of the one before.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn save(&self, state: &State) -> Result<(), StateError> {
+        let io = |source| StateError::Io { path: self.path.clone(), source };
+        let note = |c: &Committed| (c.number, String::from_utf8_lossy(&c.bytes).into_owned());
+        let file = File {
+            version: VERSION,
+            trail: self.trail,
+            checkpoint: state.seen.as_ref().map(note),
+            seen_at: state.seen_at,
+            known: state.known.clone(),
+        };
+        let bytes = serde_json::to_vec(&file).map_err(|e| io(e.into()))?;
+        disk::replace(&*self.disk, &self.path, &bytes).map_err(io)
+    }
+}
