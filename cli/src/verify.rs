@@ -1,17 +1,19 @@
 //! `waxseal verify`
 
 use crate::{Paint, open};
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use waxseal_sink::clock::{Clock as _, SystemClock};
+use waxseal_trail::hash::Hash;
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 use waxseal_trail::verdict::{Finding, Verdict};
-use waxseal_verify::{Anchor, Options, Progress, Report, verify};
+use waxseal_verify::{Anchor, Memory, Options, Progress, Report, verify};
 
 /// Check a trail; exit 0 if it holds, 1 if it does not, 2 if the check could not be made
 #[derive(Args)]
@@ -48,6 +50,16 @@ pub(crate) struct Verify {
     /// Take this time for now (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     as_of: Option<Time>,
+    /// A checkpoint of the log that somebody kept: the log has to extend it (may be given again)
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// Where the newest checkpoint that was seen is kept, and looked for the next time, if the trust file names a log
+    /// [default: waxseal/<trail id>.json in the user's state directory]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_state")]
+    state: Option<PathBuf>,
+    /// Keep nothing, and remember nothing
+    #[arg(long)]
+    no_state: bool,
     /// text or json (docs/schema/verify.schema.json)
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     format: String,
@@ -69,6 +81,82 @@ pub(crate) fn read_trust(path: &Path) -> anyhow::Result<Trust> {
         .map_err(|e| anyhow!("{}: {e}", path.display()))
 }
 
+/// Where what was seen of a trail's log is kept.
+fn state_file(trail: &Hash) -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|d| d.is_absolute());
+    let base = dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")))?;
+    Some(base.join("waxseal").join(format!("{trail}.json")))
+}
+
+/// What was seen of a trail's log: a memory that no store can take away.
+struct State {
+    path: PathBuf,
+    file: StateFile,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateFile {
+    trail: Hash,
+    /// The newest checkpoint, a signed note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<String>,
+    /// When it was seen first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seen_at: Option<Time>,
+}
+
+impl State {
+    fn load(path: PathBuf, trail: Hash) -> anyhow::Result<State> {
+        let file = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| anyhow!("{}: {e}; move it away to begin anew", path.display()))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                StateFile { trail, checkpoint: None, seen_at: None }
+            }
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        };
+        if file.trail != trail {
+            bail!("{}: it is of trail {}", path.display(), file.trail);
+        }
+        Ok(State { path, file })
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        Some(Memory {
+            what: format!("this verifier ({})", self.path.display()),
+            checkpoint: self.file.checkpoint.clone()?.into_bytes(),
+            at: self.file.seen_at,
+        })
+    }
+
+    /// Keeps the newest checkpoint, unless the log does not extend what was kept.
+    #[allow(clippy::disallowed_methods)] // a person's own memory, not evidence
+    fn keep(&mut self, report: &Report) {
+        let doubted = |f: &Finding| matches!(f.verdict, Verdict::Rollback | Verdict::Truncated);
+        let Some(note) = report.log.as_ref().and_then(|l| l.note.clone()) else { return };
+        if report.findings.iter().any(doubted) || self.file.checkpoint.as_ref() == Some(&note) {
+            return;
+        }
+        self.file.checkpoint = Some(note);
+        self.file.seen_at = Some(SystemClock.now());
+        let write = || -> std::io::Result<()> {
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(dir)?;
+            let mut name = self.path.file_name().unwrap_or_default().to_owned();
+            name.push(format!(".{}", std::process::id()));
+            let fresh = dir.join(name);
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(&serde_json::to_vec_pretty(&self.file)?)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &self.path)
+        };
+        if let Err(e) = write() {
+            eprintln!("waxseal: {}: {e}; what was seen of the log is not remembered", self.path.display());
+        }
+    }
+}
+
 struct Bar(ProgressBar);
 
 impl Progress for Bar {
@@ -87,7 +175,7 @@ impl Verify {
             Some(path) => Anchor::File(Box::new(read_trust(path)?)),
             None => Anchor::Embedded,
         };
-        let options = Options {
+        let mut options = Options {
             anchor,
             quick: self.quick,
             writer: self.writer.clone(),
@@ -96,7 +184,22 @@ impl Verify {
             now: self.as_of.unwrap_or_else(|| SystemClock.now()),
             restore: self.restore,
             threads: self.threads,
+            memories: Vec::new(),
         };
+        let state = match &options.anchor {
+            Anchor::File(trust) if trust.log.is_some() && !self.no_state => self
+                .state
+                .clone()
+                .or_else(|| state_file(&trust.trail))
+                .map(|path| State::load(path, trust.trail)),
+            _ => None,
+        };
+        let mut state = state.transpose()?;
+        for path in &self.checkpoint {
+            let checkpoint = std::fs::read(path).with_context(|| path.display().to_string())?;
+            options.memories.push(Memory { what: path.display().to_string(), checkpoint, at: None });
+        }
+        options.memories.extend(state.as_ref().and_then(State::memory));
         // Drawn on a terminal only, on the standard error.
         let bar = ProgressBar::new(0);
         if let Ok(style) =
@@ -107,6 +210,9 @@ impl Verify {
         let bar = Bar(bar);
         let report = verify(&*store, &options, &bar);
         bar.0.finish_and_clear();
+        if let Some(state) = &mut state {
+            state.keep(&report);
+        }
         if self.format == "json" {
             let mut out = std::io::stdout().lock();
             serde_json::to_writer_pretty(&mut out, &report)?;
@@ -153,6 +259,14 @@ fn print(r: &Report, stats: bool) -> std::io::Result<()> {
                 r.get, r.head, r.list, r.other, r.retries
             )?,
             None => writeln!(out)?,
+        }
+    }
+    if let Some(log) = &r.log {
+        let witnessed =
+            if log.self_witnessed { "; self-witnessed: nobody but its owner has seen it" } else { "" };
+        match log.checkpoint {
+            Some(n) => writeln!(out, "log        checkpoint {n}, {} entries{witnessed}", log.entries)?,
+            None => writeln!(out, "log        no checkpoint yet")?,
         }
     }
     writeln!(out, "freshness  {}", r.freshness)?;

@@ -5,7 +5,7 @@ use waxseal_e2e::kit::{Case, copy_dir};
 use waxseal_store::{LocalStore, disk::RealDisk};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
-use waxseal_verify::{Anchor, Options, Silent, verify};
+use waxseal_verify::{Anchor, Memory, Options, Silent, verify};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -34,6 +34,14 @@ fn judge(kit: &Path, trust: &Trust, case: &Case) -> (u8, Vec<String>, String) {
         now: Time::parse(&case.as_of).unwrap(),
         restore: false,
         threads: 1,
+        memories: case
+            .args
+            .iter()
+            .zip(case.args.iter().skip(1))
+            .filter(|(flag, _)| *flag == "--checkpoint")
+            .map(|(_, file)| file.replace("{kit}", &kit.display().to_string()))
+            .map(|file| Memory { checkpoint: std::fs::read(&file).unwrap(), what: file, at: None })
+            .collect(),
     };
     let report = verify(&store, &options, &Silent);
     let verdicts = report.findings.iter().map(|f| f.verdict.name().to_owned()).collect();
@@ -41,12 +49,9 @@ fn judge(kit: &Path, trust: &Trust, case: &Case) -> (u8, Vec<String>, String) {
     (report.exit_status(flag("--strict"), false), verdicts, text)
 }
 
-fn run(kit: &Path, trust: &Trust, skip: &dyn Fn(&Case) -> bool) {
+fn run(kit: &Path, trust: &Trust) {
     let (mut ran, mut wrong) = (0, 0);
     for case in cases(kit) {
-        if skip(&case) {
-            continue;
-        }
         ran += 1;
         let (exit, verdicts, findings) = judge(kit, trust, &case);
         let missing: Vec<_> = case.expect.verdicts.iter().filter(|v| !verdicts.contains(v)).collect();
@@ -63,44 +68,25 @@ fn run(kit: &Path, trust: &Trust, skip: &dyn Fn(&Case) -> bool) {
     assert!(ran > 0);
 }
 
-fn trust(kit: &Path, without_log: bool) -> Trust {
-    let mut text = std::fs::read_to_string(kit.join("trust.yaml")).unwrap();
-    if without_log {
-        text = text.lines().filter(|l| !l.starts_with("log:")).map(|l| format!("{l}\n")).collect();
-    }
+fn trust(kit: &Path) -> Trust {
+    let text = std::fs::read_to_string(kit.join("trust.yaml")).unwrap();
     Trust::parse(&text, &|_| Err("no files".to_owned())).unwrap()
 }
 
 #[test]
 fn own_kit() {
     let kit = root().join("conformance");
-    run(&kit, &trust(&kit, false), &|_| false);
+    run(&kit, &trust(&kit));
 }
 
-/// The shared kit has a log, which this version does not read: the cases that need one are left out by name.
 #[test]
-fn shared_kit_without_its_log() {
+fn shared_kit() {
     let kit = root().join("../shared/conformance");
     if !kit.exists() {
         println!("not there: {}; skipped", kit.display());
         return;
     }
-    let needs_log = [
-        "hash tile: a bit",
-        "entry bundle: a bit",
-        "newest checkpoint: a bit",
-        "last logged header deleted",
-        "entry bundle deleted",
-        "no log at all, days later",
-        "same payload, other PSS salt",
-        "logged header replaced with a stolen key",
-        "two payloads of one batch in the log",
-        "a stranger's writer, logged",
-        "the log's key signs a forked checkpoint",
-        "everything rolled back to the first round, --checkpoint",
-        "silence, acknowledged",
-    ];
-    run(&kit, &trust(&kit, true), &|c| needs_log.contains(&c.name.as_str()));
+    run(&kit, &trust(&kit));
 }
 
 #[test]

@@ -291,6 +291,7 @@ fn check(w: &World, acknowledged: &[bool]) {
         now: w.cx.clock.now(),
         restore: false,
         threads: 1,
+        memories: Vec::new(),
     };
     let report = verify(&*w.cx.store, &options, &Silent);
     assert_eq!(report.exit_status(false, false), 0, "{:#?}", report.findings);

@@ -99,12 +99,26 @@ pub struct Finding {
     pub sequences: Option<[u64; 2]>,
     /// What happened, and what to do.
     pub detail: String,
+    /// First and last batch concerned, where known: what an acknowledgement names.
+    #[serde(skip)]
+    pub batches: Option<[u64; 2]>,
+    /// A writer that it is about beside `writer`.
+    #[serde(skip)]
+    pub about: Option<String>,
 }
 
 impl Finding {
     /// A finding about nothing in particular.
     pub fn new(verdict: Verdict, detail: impl Into<String>) -> Finding {
-        Finding { verdict, object: None, writer: None, sequences: None, detail: detail.into() }
+        Finding {
+            verdict,
+            object: None,
+            writer: None,
+            sequences: None,
+            detail: detail.into(),
+            batches: None,
+            about: None,
+        }
     }
 
     /// At this object.
@@ -118,6 +132,20 @@ impl Finding {
     #[must_use]
     pub fn of(mut self, writer: impl Into<String>) -> Finding {
         self.writer = Some(writer.into());
+        self
+    }
+
+    /// About these batches.
+    #[must_use]
+    pub fn batches(mut self, first: u64, last: u64) -> Finding {
+        self.batches = Some([first, last]);
+        self
+    }
+
+    /// About this writer, too.
+    #[must_use]
+    pub fn about(mut self, writer: impl Into<String>) -> Finding {
+        self.about = Some(writer.into());
         self
     }
 

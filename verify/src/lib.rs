@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod log;
 mod records;
 mod report;
 mod writer;
 
-pub use report::{LockInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
+pub use log::Memory;
+pub use report::{LockInfo, LogInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
 
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -23,11 +25,10 @@ use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
-use waxseal_trail::statement::{
-    self, Acknowledgement, Batch, Lock, Payload, PayloadFault, Retirement, Trail,
-};
+use waxseal_trail::statement::{self, Acknowledgement, Batch, Lock, Payload, Retirement, Trail};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
+use waxseal_trail::valid::{self, Bad};
 use waxseal_trail::verdict::{Finding, Verdict};
 
 /// Whose word counts.
@@ -58,6 +59,8 @@ pub struct Options {
     pub restore: bool,
     /// Threads for events objects; 0: as many as there are cores.
     pub threads: usize,
+    /// What somebody outside the store remembers of the log.
+    pub memories: Vec<Memory>,
 }
 
 /// Told how far a check has come.
@@ -80,6 +83,9 @@ pub(crate) struct Session<'a> {
     pub(crate) trail: Option<Trail>,
     pub(crate) trail_id: Hash,
     pub(crate) retirements: Vec<Retirement>,
+    acknowledgements: Vec<Acknowledgement>,
+    /// What has been logged, if there is a log that counts, and it could be read.
+    pub(crate) log: Option<log::Log<'a>>,
     /// Keys with several versions, or with a delete marker: all of these, oldest first.
     many: BTreeMap<String, Vec<Version>>,
     /// What was read before it was asked for.
@@ -87,16 +93,6 @@ pub(crate) struct Session<'a> {
     findings: Mutex<Vec<Finding>>,
     bytes: AtomicU64,
     objects: AtomicU64,
-}
-
-/// Why what lies under a key is not its object.
-pub(crate) enum Bad {
-    /// Not valid: whoever should have said it did not say it here.
-    Invalid(String),
-    /// Valid, but for a reader of another version.
-    Unknown(String),
-    /// Valid, but against the page.
-    Malformed(String),
 }
 
 /// The object under a key (FORMAT section 5 rule 3).
@@ -119,6 +115,82 @@ pub(crate) enum Picked<T> {
 pub(crate) type Check<'c, T> = &'c dyn Fn(Vec<u8>) -> Result<(T, Hash), Bad>;
 
 impl Session<'_> {
+    /// The versions of a key that has more to it than one.
+    pub(crate) fn versions_of(&self, key: &str) -> Vec<Version> {
+        self.many.get(key).cloned().unwrap_or_default()
+    }
+
+    /// What the log has under a key.
+    pub(crate) fn logged(&self, key: &str) -> Option<log::Entry> {
+        self.log.as_ref()?.logged.at(key)
+    }
+
+    /// The numbers of the last key statement and the last header that the log has of a writer.
+    pub(crate) fn logged_last(&self, writer: &str) -> (Option<u64>, Option<u64>) {
+        self.log.as_ref().map_or((None, None), |l| l.logged.last(writer))
+    }
+
+    /// Whether an entry of the log is void: signed by a key that was revoked before. What was logged earlier stands.
+    pub(crate) fn is_void(&self, entry: &[u8], number: u64, logged: &mut log::Logged) -> bool {
+        let Anchor::File(trust) = &self.options.anchor else { return false };
+        if trust.revoked.is_empty() {
+            return false;
+        }
+        let Ok(envelope) = Envelope::parse(entry) else { return false };
+        let by = |key: &Hash| envelope.signatures.iter().any(|s| s.key == *key);
+        let mut revoked = trust.revoked.iter().filter(|r| by(&r.key)).peekable();
+        if revoked.peek().is_none() {
+            return false;
+        }
+        let stands = revoked.all(|r| number < r.log_size);
+        if stands {
+            logged.stands.insert(sha256(entry));
+        }
+        !stands
+    }
+
+    /// Whether a statement counts, whose signatures are right: those of a revoked key do if they were logged before.
+    pub(crate) fn check_stands(&self, envelope: &Envelope, bytes: &[u8]) -> Result<(), Bad> {
+        let Anchor::File(trust) = &self.options.anchor else { return Ok(()) };
+        let by = |key: &Hash| envelope.signatures.iter().any(|s| s.key == *key);
+        match trust.revoked.iter().find(|r| by(&r.key)) {
+            Some(r) if !self.log.as_ref().is_some_and(|l| l.logged.stands.contains(&sha256(bytes))) => {
+                Err(Bad::Invalid(format!("key {} is revoked, and this was not logged before", r.key)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what the log has under a key beside what is stored there: `stored` is the statement and the digest of the envelope.
+    fn compare_log<T>(&self, key: &str, writer: Option<&str>, stored: (Hash, Hash), check: Check<'_, T>) {
+        let Some(log) = &self.log else { return };
+        let say = |verdict, detail: String| {
+            let finding = Finding::new(verdict, detail).at(key);
+            self.find(match writer {
+                Some(w) => finding.of(w),
+                None => finding,
+            });
+        };
+        let first = log.logged.at(key);
+        if first.is_some_and(|e| e.statement == stored.0 && e.digest != stored.1) {
+            say(Verdict::Foreign, "the same payload in another envelope than the log has".to_owned());
+        }
+        let others = first.iter().chain(log.logged.second(key)).filter(|e| e.statement != stored.0);
+        for entry in others {
+            // The log's word that there was something is not yet the word of who should have signed it.
+            match log.entry(entry.index).map(check) {
+                Some(Err(Bad::Invalid(why))) => say(
+                    Verdict::Inconsistent,
+                    format!("entry {} of the log belongs here, and is not valid: {why}", entry.index),
+                ),
+                _ => say(
+                    Verdict::Fork,
+                    format!("two valid payloads: entry {} of the log says otherwise", entry.index),
+                ),
+            }
+        }
+    }
+
     pub(crate) fn find(&self, finding: Finding) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
@@ -145,7 +217,7 @@ impl Session<'_> {
         ahead.extend(at.into_iter().map(|a| a.key).zip(read));
     }
 
-    fn fetch(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
+    pub(crate) fn fetch(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
         let ahead = match at.version {
             None => self.ahead.lock().unwrap_or_else(PoisonError::into_inner).remove(&at.key),
             Some(_) => None,
@@ -180,7 +252,14 @@ impl Session<'_> {
                 Ok(Some(Object { head, body: None })) => {
                     Some((Err(Bad::Invalid(too_large(head.bytes))), head))
                 }
-                Ok(Some(Object { head, body: Some(body) })) => Some((check(body), head)),
+                Ok(Some(Object { head, body: Some(body) })) => {
+                    let digest = self.logged(&at.key).map(|_| sha256(&body));
+                    let checked = check(body);
+                    if let (Some(digest), Ok((_, statement))) = (digest, &checked) {
+                        self.compare_log(&at.key, writer, (*statement, digest), check);
+                    }
+                    Some((checked, head))
+                }
             };
             match read {
                 Some((Ok((object, _)), head)) => return (Picked::Object(object), Some(head)),
@@ -208,7 +287,7 @@ impl Session<'_> {
         self.pick_version(&at.key, writer, limit, check, &versions)
     }
 
-    fn unreadable(&self, key: &str, writer: Option<&str>, e: &StoreError) {
+    pub(crate) fn unreadable(&self, key: &str, writer: Option<&str>, e: &StoreError) {
         let finding = Finding::new(Verdict::Unreadable, e.to_string()).at(key);
         self.find(match writer {
             Some(w) => finding.of(w),
@@ -224,11 +303,12 @@ impl Session<'_> {
         check: Check<'_, T>,
         versions: &[Version],
     ) -> (Picked<T>, Option<Head>) {
-        struct First {
+        struct Valid<T> {
             statement: Option<Hash>,
             digest: Hash,
             version: String,
             head: Head,
+            object: Picked<T>,
         }
         let say = |verdict, detail: String| {
             let finding = Finding::new(verdict, detail).at(key);
@@ -237,8 +317,7 @@ impl Session<'_> {
                 None => finding,
             });
         };
-        let mut picked = Picked::Missing;
-        let mut first: Option<First> = None;
+        let mut valid: Vec<Valid<T>> = Vec::new();
         let (mut foreign, mut why, mut archived, mut failed) = (0u64, String::new(), None, false);
         for v in versions.iter().filter(|v| !v.delete_marker) {
             if let Some(n) = v.bytes.filter(|n| *n > limit) {
@@ -266,11 +345,10 @@ impl Session<'_> {
                 Ok(Some(Object { head, body: Some(body) })) => (head, body),
             };
             let digest = sha256(&body);
-            let name = v.id.clone().unwrap_or_default();
             // Our own second try, where a server does not keep us from writing twice.
-            if let Some(f) = first.as_mut().filter(|f| f.digest == digest) {
-                if head.retain.map(|r| r.until) > f.head.retain.map(|r| r.until) {
-                    f.head = head;
+            if let Some(v) = valid.iter_mut().find(|v| v.digest == digest) {
+                if head.retain.map(|r| r.until) > v.head.retain.map(|r| r.until) {
+                    v.head = head;
                 }
                 continue;
             }
@@ -283,26 +361,16 @@ impl Session<'_> {
                 }
                 Err(bad) => (None, Picked::Unusable(bad)),
             };
-            match &first {
-                None => {
-                    first = Some(First { statement, digest, version: name, head });
-                    picked = object;
-                }
-                Some(f) if f.statement.is_some() && f.statement == statement => {
-                    foreign += 1;
-                    why = "the same payload in another envelope".to_owned();
-                }
-                Some(f) => say(
-                    Verdict::Fork,
-                    format!(
-                        "two valid payloads under one key: version {} came first, and {name} says otherwise",
-                        f.version
-                    ),
-                ),
-            }
+            let version = v.id.clone().unwrap_or_default();
+            valid.push(Valid { statement, digest, version, head, object });
         }
         let markers = versions.iter().filter(|v| v.delete_marker).count();
-        if first.is_none() {
+        // The first that the log includes, else the oldest.
+        let logged = self.logged(key);
+        let is_logged = |v: &Valid<T>| logged.is_some_and(|l| v.digest == l.digest);
+        let says_it = |v: &Valid<T>| logged.is_some_and(|l| v.statement == Some(l.statement));
+        let place = valid.iter().position(is_logged).or_else(|| valid.iter().position(says_it)).unwrap_or(0);
+        if valid.is_empty() {
             if failed {
                 return (Picked::Failed, None);
             }
@@ -313,6 +381,24 @@ impl Session<'_> {
                 return (Picked::Invalid(why), None);
             }
             return (Picked::Missing, None);
+        }
+        let picked = valid.swap_remove(place);
+        if let Some(statement) = picked.statement {
+            self.compare_log(key, writer, (statement, picked.digest), check);
+        }
+        for other in valid {
+            if other.statement.is_some() && other.statement == picked.statement {
+                foreign += 1;
+                why = "the same payload in another envelope".to_owned();
+            } else {
+                let (first, other) = (&picked.version, &other.version);
+                say(
+                    Verdict::Fork,
+                    format!(
+                        "two valid payloads under one key: version {first} is the object, and {other} says otherwise"
+                    ),
+                );
+            }
         }
         if foreign > 0 {
             say(Verdict::Foreign, format!("{foreign} other version(s) here are not valid: {why}"));
@@ -325,7 +411,7 @@ impl Session<'_> {
                 ),
             );
         }
-        (picked, first.map(|f| f.head))
+        (picked.object, Some(picked.head))
     }
 
     /// Whether the object's lock, as the store tells it, is as long as was promised.
@@ -393,6 +479,8 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         trail: None,
         trail_id: Hash([0; 32]),
         retirements: Vec::new(),
+        acknowledgements: Vec::new(),
+        log: None,
         many: BTreeMap::new(),
         ahead: Mutex::default(),
         findings: Mutex::new(Vec::new()),
@@ -404,6 +492,7 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         trail: TrailInfo { place: store.place(), id: None, name: None },
         lock: None,
         freshness: "unproven after the beginning: nothing outside the store was asked".to_owned(),
+        log: None,
         untrusted_keys: session.is_embedded().then_some(UNTRUSTED_KEYS),
         findings: Vec::new(),
         stats: Stats { quick: options.quick, ..Stats::default() },
@@ -417,9 +506,8 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         }
         report.trail.id = Some(session.trail_id);
         if let Anchor::File(trust) = &options.anchor
-            && (trust.log.is_some() || !trust.unchecked.is_empty())
+            && let Some(what) = trust.unchecked.first()
         {
-            let what = if trust.log.is_some() { "log" } else { trust.unchecked[0] };
             session.find(Finding::new(
                 Verdict::Unreadable,
                 format!(
@@ -427,8 +515,12 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
                 ),
             ));
         }
-        match listed.unwrap_or_else(|| list(&mut session)).map(|keys| inventory(&mut session, keys)) {
-            Ok(inventory) => check_all(&session, &inventory, &mut report.stats, progress),
+        match listed.unwrap_or_else(|| list(&mut session)).map(inventory) {
+            Ok(inventory) => {
+                read_log(&mut session, &inventory, &mut report);
+                read_statements(&mut session, &inventory);
+                check_all(&session, &inventory, &mut report.stats, progress);
+            }
             Err(e) => session.find(Finding::new(Verdict::Unreadable, e.to_string())),
         }
     }
@@ -437,6 +529,7 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
     report.stats.requests = store.requests();
     report.stats.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     report.findings = session.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    acknowledge(&mut report.findings, &session.acknowledgements);
     report.finish();
     report
 }
@@ -453,7 +546,7 @@ fn check_trail(session: &mut Session<'_>) -> bool {
             let mut fault = fault.borrow_mut();
             let weaker = |f: &Finding| f.verdict == Verdict::Tampered;
             if fault.as_ref().is_none_or(weaker) {
-                *fault = Some(finding);
+                *fault = Some(*finding);
             }
             Bad::Invalid(detail)
         })
@@ -489,40 +582,29 @@ fn check_trail(session: &mut Session<'_>) -> bool {
     }
 }
 
-fn read_trail(bytes: &[u8], options: &Options) -> Result<(Trail, Hash), Finding> {
-    let tampered = |d: String| Finding::new(Verdict::Tampered, d);
-    let envelope = Envelope::parse(bytes).map_err(|e| tampered(e.to_string()))?;
+fn read_trail(bytes: &[u8], options: &Options) -> Result<(Trail, Hash), Box<Finding>> {
+    let tell = |verdict, detail: String| Box::new(Finding::new(verdict, detail));
     // The signers stand in the payload itself; the pinned id or key is what gives them weight.
-    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-    let operators: Vec<PublicKey> = loose["operators"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|k| PublicKey::from_base64(k.as_str().unwrap_or_default()))
-        .collect::<Result<_, _>>()
-        .map_err(|e| tampered(format!("operators: {e}")))?;
-    envelope.verify(&operators.iter().collect::<Vec<_>>()).map_err(|e| tampered(e.to_string()))?;
+    let (envelope, operators) = valid::trail(bytes).map_err(|e| tell(Verdict::Tampered, e.to_string()))?;
     let id = envelope.statement_hash();
-    if let Anchor::File(trust) = options.anchor.clone() {
+    if let Anchor::File(trust) = &options.anchor {
         if id != trust.trail {
-            return Err(Finding::new(
+            return Err(tell(
                 Verdict::OtherTrail,
                 format!("this is trail {id}; the trust file is for {}", trust.trail),
             ));
         }
         if !operators.iter().any(|k| trust.operators.contains(k)) {
-            return Err(Finding::new(
+            return Err(tell(
                 Verdict::Untrusted,
-                "none of its operators is pinned in the trust file",
+                "none of its operators is pinned in the trust file".to_owned(),
             ));
         }
     }
-    match statement::read::<Trail>(&envelope) {
+    match valid::payload::<Trail>(&envelope) {
         Ok(trail) => Ok((trail, id)),
-        Err(PayloadFault::Unknown(what)) => {
-            Err(Finding::new(Verdict::UnknownFormat, format!("it needs {what:?}")))
-        }
-        Err(e) => Err(Finding::new(Verdict::Inconsistent, e.to_string())),
+        Err(Bad::Unknown(what)) => Err(tell(Verdict::UnknownFormat, what)),
+        Err(e) => Err(tell(Verdict::Inconsistent, e.to_string())),
     }
 }
 
@@ -533,6 +615,9 @@ pub(crate) struct Inventory {
     pub(crate) writers: BTreeMap<String, WriterKeys>,
     events: BTreeSet<String>,
     certificates: BTreeSet<String>,
+    /// Under `statements/`: kind, file name, key.
+    statements: Vec<(String, String, String)>,
+    log: Vec<String>,
     foreign: Vec<String>,
 }
 
@@ -573,9 +658,8 @@ fn list(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
     Ok(keys)
 }
 
-fn inventory(session: &mut Session<'_>, keys: Vec<String>) -> Inventory {
+fn inventory(keys: Vec<String>) -> Inventory {
     let mut inventory = Inventory::default();
-    let mut statements = Vec::new();
     for key in keys {
         let parts: Vec<&str> = key.split('/').collect();
         let writer_of = |w: &str| name::split_writer(w).is_some();
@@ -592,19 +676,73 @@ fn inventory(session: &mut Session<'_>, keys: Vec<String>) -> Inventory {
             }
             ["events", ..] => drop(inventory.events.insert(key)),
             ["certs", _] => drop(inventory.certificates.insert(key)),
-            ["statements", kind, file] => statements.push((kind.to_owned(), file.to_owned(), key.clone())),
-            // What the log and its anchors hold is judged by those who check them.
-            ["log" | "anchors", ..] => {}
+            ["statements", kind, file] => {
+                inventory.statements.push((kind.to_owned(), file.to_owned(), key.clone()));
+            }
+            ["log", ..] => inventory.log.push(key),
+            // What anchors hold is judged by those who check them.
+            ["anchors", ..] => {}
             _ => inventory.foreign.push(key),
         }
     }
-    for (kind, file, key) in statements {
-        match operator_statement(session, &kind, &file, &key) {
+    inventory
+}
+
+/// Reads the log, if there is one that counts.
+fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Report) {
+    let key = match log::key(session) {
+        Ok(Some(key)) => key,
+        Ok(None) => return,
+        Err(why) => return session.find(Finding::new(Verdict::Unreadable, why)),
+    };
+    session.log = log::read(session, &key, &inventory.log);
+    let newest = session.log.as_ref().and_then(|l| l.newest());
+    report.log = Some(LogInfo {
+        key: key.to_string(),
+        checkpoint: newest.map(|n| n.number),
+        entries: newest.map_or(0, |n| n.checkpoint.size),
+        self_witnessed: true,
+        note: newest.map(|n| String::from_utf8_lossy(&n.bytes).into_owned()),
+    });
+    // A memory that the log extends proves that nothing was taken away since.
+    let last = session.options.memories.iter().filter_map(|m| Some((m.at?, &m.what))).max();
+    if let (Some((at, what)), Some(_)) = (last, newest) {
+        report.freshness = format!("unproven after {at}: {what}");
+    } else if let (Some(memory), Some(_)) = (session.options.memories.first(), newest) {
+        report.freshness = format!("unproven after {}", memory.what);
+    }
+}
+
+/// Reads the operators' statements.
+fn read_statements(session: &mut Session<'_>, inventory: &Inventory) {
+    for (kind, file, key) in &inventory.statements {
+        match operator_statement(session, kind, file, key) {
             Ok(()) => {}
             Err(detail) => session.find(Finding::new(Verdict::Foreign, detail).at(key)),
         }
     }
-    inventory
+    let stored: BTreeSet<&String> = inventory.statements.iter().map(|(.., key)| key).collect();
+    if let Some(log) = &session.log {
+        for key in log.logged.statements().filter(|k| !stored.contains(k)) {
+            session.find(Finding::new(Verdict::Truncated, "the log has it, and the store has not").at(key));
+        }
+    }
+}
+
+/// What an operator has acknowledged, and the log holds, is listed and no fault.
+fn acknowledge(findings: &mut [Finding], acknowledgements: &[Acknowledgement]) {
+    let may = [Verdict::Silent, Verdict::Abandoned, Verdict::Gap, Verdict::DeclaredLoss];
+    for f in findings.iter_mut().filter(|f| may.contains(&f.verdict)) {
+        let covers = |a: &&Acknowledgement| {
+            let writer = f.writer.as_ref() == Some(&a.writer) || f.about.as_ref() == Some(&a.writer);
+            let inside = f.batches.is_none_or(|[first, last]| a.range[0] <= first && last <= a.range[1]);
+            a.verdict == f.verdict.name() && writer && inside
+        };
+        if let Some(a) = acknowledgements.iter().find(covers) {
+            f.detail = format!("{} ({}): {}, acknowledges {}", f.detail, f.verdict, a.by, a.reason);
+            f.verdict = Verdict::Acknowledged;
+        }
+    }
 }
 
 /// An operator's statement, if it is one.
@@ -614,20 +752,13 @@ fn operator_statement(session: &mut Session<'_>, kind: &str, file: &str, key: &s
         return Ok(());
     }
     let operators = session.trail.as_ref().map(|t| t.operators.clone()).unwrap_or_default();
+    let operators: Vec<PublicKey> = operators.iter().filter_map(|k| PublicKey::from_base64(k).ok()).collect();
+    let hash = file.strip_suffix(".json").unwrap_or_default();
     let (picked, _) = session.pick(&At::key(key), None, MAX_ENVELOPE as u64, &|bytes| {
-        let envelope = Envelope::parse(&bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
-        let hash = envelope.statement_hash();
-        if file.strip_suffix(".json") != Some(&hash.to_string()) {
-            return Err(Bad::Invalid("its name is not its statement hash".to_owned()));
-        }
-        let signed = operators
-            .iter()
-            .filter_map(|k| PublicKey::from_base64(k).ok())
-            .any(|k| envelope.verify(&[&k]).is_ok());
-        if !signed {
-            return Err(Bad::Invalid("no operator of the trail signed it".to_owned()));
-        }
-        Ok((envelope, hash))
+        let envelope = valid::statement(&session.trail_id, kind, hash, &operators, &bytes)?;
+        session.check_stands(&envelope, &bytes)?;
+        let statement = envelope.statement_hash();
+        Ok((envelope, statement))
     });
     let envelope = match picked {
         Picked::Object(envelope) => envelope,
@@ -635,19 +766,19 @@ fn operator_statement(session: &mut Session<'_>, kind: &str, file: &str, key: &s
         Picked::Invalid(why) => return Err(why),
         Picked::Missing | Picked::Archived(_) | Picked::Unusable(_) => return Err("no statement".to_owned()),
     };
-    let id = session.trail_id;
+    // It counts from when the log holds it.
+    if session.log.is_some() && session.logged(key).is_none() {
+        session.find(Finding::new(Verdict::Unanchored, "not in the log yet, so it does not count").at(key));
+        return Ok(());
+    }
     if kind == Retirement::KIND {
-        let r: Retirement = statement::read(&envelope).map_err(|e| e.to_string())?;
-        if r.trail != id {
-            return Err("it is about another trail".to_owned());
-        }
-        session.retirements.push(r);
+        session.retirements.push(statement::read(&envelope).map_err(|e| e.to_string())?);
     } else {
-        let a: Acknowledgement = statement::read(&envelope).map_err(|e| e.to_string())?;
-        if a.trail != id {
-            return Err("it is about another trail".to_owned());
+        let acknowledgement = statement::read(&envelope).map_err(|e| e.to_string())?;
+        // Without a log it moves nothing.
+        if session.log.is_some() {
+            session.acknowledgements.push(acknowledgement);
         }
-        // It moves findings only once the log holds it.
     }
     Ok(())
 }
@@ -660,7 +791,11 @@ fn check_all(session: &Session<'_>, inventory: &Inventory, stats: &mut Stats, pr
     let mut named = BTreeSet::new();
     let mut tasks = Vec::new();
     let mut checked = Vec::new();
-    for (writer, keys) in inventory.writers.iter().filter(|(w, _)| wanted(w)) {
+    let nothing = WriterKeys::default();
+    let logged = session.log.iter().flat_map(|l| l.logged.writers());
+    let writers: BTreeSet<&String> = inventory.writers.keys().chain(logged).filter(|w| wanted(w)).collect();
+    for writer in writers {
+        let keys = inventory.writers.get(writer).unwrap_or(&nothing);
         if let Some(summary) = writer::check(session, writer, keys, &mut tasks) {
             stats.writers += 1;
             stats.batches += summary.batches;
@@ -778,8 +913,8 @@ fn check_object(
             return None;
         }
         Picked::Missing => {
-            session
-                .find(finding(Verdict::Gap, "the events object that the header names is missing".to_owned()));
+            let detail = "the events object that the header names is missing".to_owned();
+            session.find(finding(Verdict::Gap, detail).batches(h.batch, h.batch));
             return None;
         }
         Picked::Invalid(why) => {

@@ -26,6 +26,23 @@ pub struct LockInfo {
     pub min_retention: u64,
 }
 
+/// The log that was read.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogInfo {
+    /// Its key (C2SP vkey).
+    pub key: String,
+    /// The newest checkpoint's number; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<u64>,
+    /// How many entries it is over.
+    pub entries: u64,
+    /// Whether nobody but its owner has seen it.
+    pub self_witnessed: bool,
+    /// The newest checkpoint, for whoever keeps it as a memory.
+    #[serde(skip)]
+    pub note: Option<String>,
+}
+
 /// How much was read.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Stats {
@@ -59,6 +76,9 @@ pub struct Report {
     pub trail: TrailInfo,
     /// Its lock; absent if the trail statement could not be read.
     pub lock: Option<LockInfo>,
+    /// The log, if one was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogInfo>,
     /// Up to when anything outside the store says that this is all.
     pub freshness: String,
     /// A sentence if the keys were taken from the trail itself.

@@ -1,14 +1,15 @@
 //! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
 
-use crate::{Anchor, Bad, Inventory, Picked, Session, Task, WriterKeys};
+use crate::{Anchor, Inventory, Picked, Session, Task, WriterKeys};
 use std::collections::{BTreeMap, HashMap};
 use waxseal_store::At;
-use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
+use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
-use waxseal_trail::statement::{self, Batch, Keys, Payload, PayloadFault, Reason, State, Writer, WriterKey};
+use waxseal_trail::statement::{self, Batch, Keys, Reason, State, Writer};
 use waxseal_trail::time::Time;
+use waxseal_trail::valid::{self, Bad};
 use waxseal_trail::verdict::{Finding, Verdict};
 
 /// What is known of a writer after its statements have been checked.
@@ -32,13 +33,6 @@ struct InForce {
     from_batch: u64,
     keys: Vec<PublicKey>,
     statement: Hash,
-}
-
-fn public_keys(keys: &[WriterKey]) -> Result<Vec<PublicKey>, String> {
-    if keys.is_empty() {
-        return Err("it names no key".to_owned());
-    }
-    keys.iter().map(|k| PublicKey::from_base64(&k.spki).map_err(|e| e.to_string())).collect()
 }
 
 /// Checks a writer's statements and adds its events objects to `tasks`; `None` if it is not trusted.
@@ -66,11 +60,13 @@ pub(crate) fn check(
         picked => picked,
     };
     let known = session.trusts_name(name);
+    let logged = session.logged(&key).is_some();
     let (genesis, keys, statement) = match picked {
         Picked::Object(g) => g,
         Picked::Missing => {
-            // Under a lock what was there is there.
-            let verdict = if known && !session.is_locked() { Verdict::Truncated } else { Verdict::Foreign };
+            // Under a lock what was there is there; what was logged was there.
+            let lost = logged || known && !session.is_locked();
+            let verdict = if lost { Verdict::Truncated } else { Verdict::Foreign };
             session.find(finding(
                 verdict,
                 "not there, and without it nothing of this writer can be judged".to_owned(),
@@ -79,8 +75,8 @@ pub(crate) fn check(
         }
         Picked::Failed => return None,
         Picked::Invalid(d) | Picked::Unusable(Bad::Invalid(d)) => {
-            let verdict = if known && !session.is_locked() { Verdict::Tampered } else { Verdict::Foreign };
-            session.find(finding(verdict, d));
+            let lost = logged || known && !session.is_locked();
+            session.find(finding(if lost { Verdict::Tampered } else { Verdict::Foreign }, d));
             return None;
         }
         Picked::Unusable(Bad::Unknown(d)) => {
@@ -97,8 +93,9 @@ pub(crate) fn check(
         }
     };
     if !is_trusted(session, name, &genesis, &keys) {
-        // Under a name that the trust file knows, this is no stranger's business: a genesis may have been replaced.
-        let verdict = if session.trusts_name(name) { Verdict::Untrusted } else { Verdict::Foreign };
+        // Without a log, under a name that the trust file knows this is no stranger's business: a genesis may have been replaced.
+        let ours = logged || session.log.is_none() && known;
+        let verdict = if ours { Verdict::Untrusted } else { Verdict::Foreign };
         session.find(finding(verdict, "nothing in the trust file vouches for this writer".to_owned()));
         return None;
     }
@@ -152,35 +149,9 @@ fn read_genesis(
     writer: &str,
     bytes: &[u8],
 ) -> Result<(Writer, Vec<PublicKey>, Hash), Bad> {
-    let invalid = |e: &dyn std::fmt::Display| Bad::Invalid(e.to_string());
-    let envelope = Envelope::parse(bytes).map_err(|e| invalid(&e))?;
-    // Its signers stand in its own payload.
-    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-    let keys: Vec<WriterKey> = serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
-    let keys = public_keys(&keys).map_err(Bad::Invalid)?;
-    place(session, &envelope, Writer::KIND, writer, None)?;
-    envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| invalid(&e))?;
-    let payload = payload::<Writer>(&envelope)?;
-    Ok((payload, keys, envelope.statement_hash()))
-}
-
-fn place(
-    session: &Session<'_>,
-    envelope: &Envelope,
-    kind: &str,
-    writer: &str,
-    number: Option<(&str, u64)>,
-) -> Result<(), Bad> {
-    statement::check_place(envelope, kind, &session.trail_id, writer, number).map_err(Bad::Invalid)
-}
-
-fn payload<P: Payload>(envelope: &Envelope) -> Result<P, Bad> {
-    statement::read(envelope).map_err(|e| match e {
-        PayloadFault::Unknown(what) => {
-            Bad::Unknown(format!("it needs {what:?}, which this version does not know"))
-        }
-        other => Bad::Malformed(other.to_string()),
-    })
+    let (envelope, keys) = valid::genesis(&session.trail_id, writer, bytes)?;
+    session.check_stands(&envelope, bytes)?;
+    Ok((valid::payload(&envelope)?, keys, envelope.statement_hash()))
 }
 
 fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[PublicKey]) -> bool {
@@ -221,27 +192,24 @@ fn key_statements(
     summary: &mut Summary,
 ) -> Vec<(u64, u64, Hash)> {
     let mut after = Vec::new();
-    for number in 1..=have.keys.last().copied().unwrap_or(0) {
+    let (stored, logged) = (have.keys.last().copied(), session.logged_last(writer).0);
+    for number in 1..=stored.max(logged).unwrap_or(0) {
         let key = name::keys_key(writer, number);
         let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
         let Some(old) = in_force.last() else { break };
         let (picked, _) = session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|bytes| {
-            let invalid = |e: &dyn std::fmt::Display| Bad::Invalid(e.to_string());
-            let envelope = Envelope::parse(&bytes).map_err(|e| invalid(&e))?;
-            let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-            place(session, &envelope, Keys::KIND, writer, Some(("number", number)))?;
-            let new: Vec<WriterKey> =
-                serde_json::from_value(loose["keys"].clone()).map_err(|e| invalid(&e))?;
-            let new = public_keys(&new).map_err(Bad::Invalid)?;
-            let fresh = new.iter().filter(|k| !old.keys.contains(k));
-            let signers: Vec<&PublicKey> = old.keys.iter().chain(fresh).collect();
-            envelope.verify(&signers).map_err(|e| invalid(&e))?;
+            let (envelope, new) = valid::key_statement(&session.trail_id, writer, number, &old.keys, &bytes)?;
+            session.check_stands(&envelope, &bytes)?;
             let statement = envelope.statement_hash();
-            Ok(((payload::<Keys>(&envelope)?, new, statement), statement))
+            Ok(((valid::payload::<Keys>(&envelope)?, new, statement), statement))
         });
         let read = match picked {
             Picked::Object(read) => Ok(read),
-            Picked::Missing if session.is_locked() => {
+            Picked::Missing if stored < Some(number) => {
+                session.find(finding(Verdict::Truncated, "the log has it, and the store has not".to_owned()));
+                break;
+            }
+            Picked::Missing if session.is_locked() && session.logged(&key).is_none() => {
                 // Under a lock what was there is there: nobody signed the number before.
                 session.find(finding(
                     Verdict::Foreign,
@@ -255,7 +223,7 @@ fn key_statements(
                 break;
             }
             // Written by whoever may write there; ours goes beside it when there is one.
-            Picked::Invalid(d) if session.store.has_versions() => {
+            Picked::Invalid(d) if session.store.has_versions() && session.logged(&key).is_none() => {
                 session.find(finding(Verdict::Foreign, d));
                 break;
             }
@@ -316,13 +284,18 @@ fn headers(
     // Whether the header before is known: the first one after a fault has nothing to be compared with.
     let mut linked = true;
     let mut next_by = Some(summary.genesis.next_by);
-    let end = have.batches.last().map_or(0, |b| b + 1);
+    let stored = have.batches.last().copied();
+    let logged = session.logged_last(writer).1;
+    let end = stored.max(logged).map_or(0, |b| b + 1);
     let (mut number, mut ahead) = (0, 0);
-    // Missing and invalid headers since the last valid one.
-    let mut faults: Vec<Finding> = Vec::new();
+    // Missing and invalid headers since the last valid one, each with the last number that it is about.
+    let mut faults: Vec<(u64, Finding)> = Vec::new();
+    // Headers that are not logged: the first and the last, and when the first was sealed.
+    let mut unlogged: Option<(u64, u64, Time)> = None;
     while number < end {
-        let key = name::batch_key(writer, number);
-        let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer);
+        let at = number;
+        let key = name::batch_key(writer, at);
+        let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer).batches(at, at);
         let keys = in_force.iter().rev().find(|k| k.from_batch <= number);
         let (Some(keys), true) = (keys, have.batches.contains(&number)) else {
             // One finding for a run of missing headers.
@@ -331,11 +304,12 @@ fn headers(
             let mut f = finding(
                 Verdict::Gap,
                 format!("{} header(s) missing: {number} to {}", until - number, until - 1),
-            );
+            )
+            .batches(number, until - 1);
             if linked {
                 f = f.sequences(first, first);
             }
-            faults.push(f);
+            faults.push((until - 1, f));
             linked = false;
             number = until;
             continue;
@@ -354,7 +328,8 @@ fn headers(
         let bad = match picked {
             Picked::Object(found) => Ok(found),
             Picked::Missing => {
-                faults.push(finding(Verdict::Gap, "the store lists it and does not have it".to_owned()));
+                let detail = "the store lists it and does not have it".to_owned();
+                faults.push((at, finding(Verdict::Gap, detail)));
                 linked = false;
                 continue;
             }
@@ -375,16 +350,21 @@ fn headers(
             Err(bad) => {
                 let lost = before.as_ref().map(|b| b.events.first_sequence + b.events.count);
                 let f = to_finding(bad, &finding);
-                faults.push(match lost {
+                let f = match lost {
                     Some(s) if linked => f.sequences(s, s),
                     _ => f,
-                });
+                };
+                faults.push((at, f));
                 linked = false;
                 continue;
             }
         };
         // A later one makes them what they are.
-        faults.drain(..).for_each(|f| session.find(f));
+        faults.drain(..).for_each(|(_, f)| session.find(f));
+        if session.log.is_some() && session.logged(&key).is_none() {
+            let first = unlogged.map_or((at, header.sealed_at), |(n, _, t)| (n, t));
+            unlogged = Some((first.0, at, first.1));
+        }
         summary.next_batch = summary.next_batch.max(header.batch + 1);
         if linked {
             link(session, summary, before.as_ref(), &header, &finding);
@@ -421,7 +401,20 @@ fn headers(
         before = Some(header);
         linked = true;
     }
-    for f in faults {
+    for (last, f) in faults {
+        let first = f.batches.map_or(last, |[first, _]| first);
+        // What was logged was there.
+        if logged.is_some_and(|l| first <= l) {
+            session.find(match f.verdict {
+                Verdict::Gap => Finding {
+                    verdict: Verdict::Truncated,
+                    detail: format!("the log has headers up to {}; {}", logged.unwrap_or(last), f.detail),
+                    ..f
+                },
+                _ => f,
+            });
+            continue;
+        }
         // Anybody who may write can write under the next numbers of a bucket, and what was locked there is there: above
         // the last valid header nothing is missing, and what is not valid is nobody's.
         match (session.store.has_versions(), f.verdict) {
@@ -432,7 +425,24 @@ fn headers(
     }
     let last_key =
         before.as_ref().map_or_else(|| name::genesis_key(writer), |b| name::batch_key(writer, b.batch));
-    let finding = |v, d: String| Finding::new(v, d).at(&last_key).of(writer);
+    let finding = |v, d: String| {
+        let finding = Finding::new(v, d).at(&last_key).of(writer);
+        match &before {
+            Some(b) => finding.batches(b.batch, b.batch),
+            None => finding,
+        }
+    };
+    if let Some((first, last, since)) = unlogged {
+        let delay = session.trail.as_ref().map_or(0, |t| t.max_merge_delay);
+        let delay = i64::try_from(delay).unwrap_or(i64::MAX);
+        let late = session.options.now > since.saturating_add_seconds(delay);
+        let verdict = if late { Verdict::Overdue } else { Verdict::Unanchored };
+        let detail = format!(
+            "{} header(s) from {first} to {last} are not in the log; the first was sealed at {since}",
+            last - first + 1
+        );
+        session.find(Finding::new(verdict, detail).at(name::batch_key(writer, first)).of(writer));
+    }
     match before.as_ref().map_or(State::Running, |b| b.state) {
         State::Retired => summary.retired = true,
         State::Stopped => {
@@ -459,14 +469,9 @@ fn read_header(
     keys: &InForce,
     bytes: &[u8],
 ) -> Result<(Batch, Hash), Bad> {
-    let envelope = Envelope::parse(bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
-    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap_or_default();
-    place(session, &envelope, Batch::KIND, writer, Some(("batch", number)))?;
-    envelope.verify(&keys.keys.iter().collect::<Vec<_>>()).map_err(|e| Bad::Invalid(e.to_string()))?;
-    if let Some(columns) = loose["events"]["columns"].as_u64().filter(|c| *c != statement::COLUMNS) {
-        return Err(Bad::Unknown(format!("columns {columns} are not known to this version")));
-    }
-    Ok((payload::<Batch>(&envelope)?, envelope.statement_hash()))
+    let envelope = valid::header(&session.trail_id, writer, number, &keys.keys, bytes)?;
+    session.check_stands(&envelope, bytes)?;
+    Ok((valid::payload::<Batch>(&envelope)?, envelope.statement_hash()))
 }
 
 /// Hash and chain links to the header before.
@@ -606,13 +611,11 @@ pub(crate) fn check_epochs(session: &Session<'_>, inventory: &Inventory, checked
                 session.find(missing.at(name::genesis_key(&p.writer)).of(&p.writer));
             }
             if asked && !retired {
-                session.find(finding(
-                    Verdict::Abandoned,
-                    format!(
-                        "its predecessor {} has no retirement: an operator has to say that it is known",
-                        p.writer
-                    ),
-                ));
+                let detail = format!(
+                    "its predecessor {} has no retirement: an operator has to say that it is known",
+                    p.writer
+                );
+                session.find(finding(Verdict::Abandoned, detail).about(&p.writer));
             }
             if let (Some(k), Some(b)) = (known, p.batch)
                 && k.next_batch <= b
@@ -637,8 +640,8 @@ pub(crate) fn check_epochs(session: &Session<'_>, inventory: &Inventory, checked
             .and_then(|(name, _)| unretired.get(name))
             .filter(|o| o.writer < s.writer);
         if let (Reason::First, Some(o)) = (s.genesis.reason, passed_over) {
-            session
-                .find(finding(Verdict::Abandoned, format!("the earlier epoch {} is passed over", o.writer)));
+            let detail = format!("the earlier epoch {} is passed over", o.writer);
+            session.find(finding(Verdict::Abandoned, detail).about(&o.writer));
         }
     }
 }

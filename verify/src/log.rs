@@ -1,0 +1,402 @@
+//! The log, as a verifier reads it (FORMAT section 6): is what the checkpoints say true, does one extend the other and all
+//! memories outside the store, and what has been logged.
+
+use crate::{Anchor, Session};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint_key};
+use waxseal_store::{At, Version};
+use waxseal_trail::envelope::Envelope;
+use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::keys::PublicKey;
+use waxseal_trail::log::checkpoint::Checkpoint;
+use waxseal_trail::log::note::{Kind, MAX_NOTE, VerifierKey};
+use waxseal_trail::log::tile::{Tile, WIDTH};
+use waxseal_trail::merkle::TreeHead;
+use waxseal_trail::time::Time;
+use waxseal_trail::valid::{self, Place};
+use waxseal_trail::verdict::{Finding, Verdict};
+
+/// So many findings of one kind about entries are listed.
+const MOST: usize = 100;
+
+/// What somebody outside the store remembers of the log.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Who, for people: `--checkpoint FILE`, the state that a verifier kept.
+    pub what: String,
+    /// The checkpoint, a signed note.
+    pub checkpoint: Vec<u8>,
+    /// When it was seen, where that is known.
+    pub at: Option<Time>,
+}
+
+/// An entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) index: u64,
+    pub(crate) statement: Hash,
+    /// SHA-256 of the envelope.
+    pub(crate) digest: Hash,
+}
+
+/// What has been logged of a writer.
+#[derive(Default)]
+pub(crate) struct OfWriter {
+    genesis: Option<Entry>,
+    keys: BTreeMap<u64, Entry>,
+    batches: BTreeMap<u64, Entry>,
+}
+
+/// What has been logged.
+#[derive(Default)]
+pub(crate) struct Logged {
+    trail: Option<Entry>,
+    writers: HashMap<String, OfWriter>,
+    /// By their keys.
+    statements: BTreeMap<String, Entry>,
+    /// What came second under a key, with another payload.
+    second: BTreeMap<String, Vec<Entry>>,
+    /// Digests of envelopes that were logged before their key was revoked.
+    pub(crate) stands: BTreeSet<Hash>,
+}
+
+fn digits(file: &str, count: usize) -> Option<u64> {
+    let good = file.len() == count && file.bytes().all(|c| c.is_ascii_digit());
+    good.then(|| file.parse().ok())?
+}
+
+impl Logged {
+    /// The first entry that belongs under a key.
+    pub(crate) fn at(&self, key: &str) -> Option<Entry> {
+        let mut parts = key.splitn(3, '/');
+        match (parts.next()?, parts.next(), parts.next()) {
+            ("trail.json", None, None) => self.trail,
+            ("writers", Some(w), Some("genesis.json")) => self.writers.get(w)?.genesis,
+            ("writers", Some(w), Some(rest)) => {
+                let number = digits(rest.strip_prefix("keys/")?.strip_suffix(".json")?, 6)?;
+                self.writers.get(w)?.keys.get(&number).copied()
+            }
+            ("batches", Some(w), Some(file)) => {
+                self.writers.get(w)?.batches.get(&digits(file.strip_suffix(".json")?, 12)?).copied()
+            }
+            ("statements", ..) => self.statements.get(key).copied(),
+            _ => None,
+        }
+    }
+
+    /// What else belongs there.
+    pub(crate) fn second(&self, key: &str) -> &[Entry] {
+        self.second.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Writers that have anything in it.
+    pub(crate) fn writers(&self) -> impl Iterator<Item = &String> {
+        self.writers.keys()
+    }
+
+    /// The number of a writer's last key statement, and of its last header.
+    pub(crate) fn last(&self, writer: &str) -> (Option<u64>, Option<u64>) {
+        let Some(w) = self.writers.get(writer) else { return (None, None) };
+        (w.keys.keys().last().copied(), w.batches.keys().last().copied())
+    }
+
+    /// The keys of statements under `statements/`.
+    pub(crate) fn statements(&self) -> impl Iterator<Item = &String> {
+        self.statements.keys()
+    }
+
+    fn insert(&mut self, place: &Place, entry: Entry) {
+        let key = place.key(&entry.statement);
+        let first = match place {
+            Place::Trail => self.trail.get_or_insert(entry),
+            Place::Genesis(w) => self.writers.entry(w.clone()).or_default().genesis.get_or_insert(entry),
+            Place::Keys(w, n) => self.writers.entry(w.clone()).or_default().keys.entry(*n).or_insert(entry),
+            Place::Batch(w, n) => {
+                self.writers.entry(w.clone()).or_default().batches.entry(*n).or_insert(entry)
+            }
+            Place::Statement(_) => self.statements.entry(key.clone()).or_insert(entry),
+        };
+        // A repeated entry is harmless.
+        if first.statement != entry.statement {
+            let second = self.second.entry(key).or_default();
+            if second.len() < MOST {
+                second.push(entry);
+            }
+        }
+    }
+}
+
+/// What was read of the log.
+pub(crate) struct Log<'a> {
+    pub(crate) logged: Logged,
+    /// `None` before the first checkpoint.
+    reader: Option<Reader<'a>>,
+}
+
+impl Log<'_> {
+    /// An entry's bytes.
+    pub(crate) fn entry(&self, index: u64) -> Option<Vec<u8>> {
+        let mut found = None;
+        let read = self.reader.as_ref()?.entries(index, &mut |_, entry| {
+            found = Some(entry.to_vec());
+            false
+        });
+        read.ok().and(found)
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn newest(&self) -> Option<&Committed> {
+        self.reader.as_ref()?.newest()
+    }
+}
+
+/// The log's key: the trust file's, or one of the workers that the trail itself names.
+pub(crate) fn key(session: &Session<'_>) -> Result<Option<VerifierKey>, String> {
+    let origin =
+        session.trail.as_ref().map(|t| format!("{}/{}", t.origin, &session.trail_id.to_string()[..16]));
+    match &session.options.anchor {
+        Anchor::File(trust) => {
+            let Some(log) = &trust.log else { return Ok(None) };
+            let key = VerifierKey::parse(log).map_err(|e| format!("the trust file's log: {e}"))?;
+            if key.kind() != Kind::Note {
+                return Err("the trust file's log: a witness's key".to_owned());
+            }
+            match origin.filter(|o| o != key.name()) {
+                Some(origin) => {
+                    Err(format!("the trust file's log is {}; this trail's is {origin}", key.name()))
+                }
+                None => Ok(Some(key)),
+            }
+        }
+        Anchor::Embedded => {
+            let workers = session.trail.as_ref().map_or(&[][..], |t| &t.workers);
+            let keys = workers.iter().filter_map(|w| {
+                let key = PublicKey::from_base64(w).ok().filter(|k| k.algorithm() == "ed25519")?;
+                VerifierKey::new(origin.as_deref()?, Kind::Note, key.spki().last_chunk::<32>()?).ok()
+            });
+            let first = session.store.read(&At::key(checkpoint_key(0)), MAX_NOTE as u64);
+            let first = first.ok().flatten().and_then(|o| o.body).unwrap_or_default();
+            Ok(keys.into_iter().find(|k| Checkpoint::open(&first, k).is_ok()))
+        }
+    }
+}
+
+/// A checkpoint that the log signed, as it lies there.
+struct Signed {
+    place: String,
+    checkpoint: Checkpoint,
+    bytes: Vec<u8>,
+}
+
+/// Reads the log: `keys` are all keys under `log/`. `None` if it cannot be judged what was logged, which was said then.
+pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]) -> Option<Log<'a>> {
+    let (chain, strays) = checkpoints(session, key, keys);
+    let mut reader = None;
+    let mut broken = false;
+    for committed in chain.iter().rev() {
+        match Reader::open(session.store, Some(committed.clone())) {
+            Ok(r) => {
+                reader = Some(r);
+                break;
+            }
+            Err(e) => {
+                broken = true;
+                session.find(damage(&e));
+            }
+        }
+    }
+    let size = reader.as_ref().map_or(0, Reader::size);
+    // Everything that was signed or remembered and is not the newest: a prefix of it, or the log has been told otherwise.
+    let mut prefixes: Vec<(Checkpoint, Finding)> = Vec::new();
+    let newest = reader.as_ref().and_then(|r| r.newest()).map(|n| n.number);
+    for c in chain.iter().filter(|c| Some(c.number) < newest) {
+        let detail = format!("checkpoint {} is not a prefix of the newest", c.number);
+        prefixes.push((
+            c.checkpoint.clone(),
+            Finding::new(Verdict::Rollback, detail).at(checkpoint_key(c.number)),
+        ));
+    }
+    for s in strays {
+        let detail = format!(
+            "the log signed a checkpoint of {} entries that is not a prefix of the newest, of {size}",
+            s.checkpoint.size
+        );
+        prefixes.push((s.checkpoint, Finding::new(Verdict::Rollback, detail).at(s.place)));
+    }
+    for memory in &session.options.memories {
+        let what = &memory.what;
+        match Checkpoint::open(&memory.checkpoint, key) {
+            Ok((c, _)) => {
+                let detail =
+                    format!("{what} has a checkpoint of {} entries that the log does not extend", c.size);
+                prefixes.push((c, Finding::new(Verdict::Rollback, detail).at(NEWEST)));
+            }
+            Err(e) => session.find(Finding::new(Verdict::Unreadable, format!("{what}: {e}"))),
+        }
+    }
+    let (ahead, mut prefixes): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(|(c, _)| c.size > size);
+    for (c, f) in ahead {
+        let detail = format!(
+            "{}: it has {} entries, and the log in the store {size}: the store is behind",
+            f.detail.split(" that ").next().unwrap_or_default(),
+            c.size
+        );
+        session.find(Finding { verdict: Verdict::Truncated, detail, ..f });
+    }
+    prefixes.sort_by_key(|(c, _)| c.size);
+    let mut logged = Logged::default();
+    let complete = match &reader {
+        Some(r) => entries(session, r, &mut logged, prefixes),
+        None => true,
+    };
+    // With entries missing, nothing can be said of what is not logged.
+    (complete && !broken).then_some(Log { logged, reader })
+}
+
+fn damage(e: &ReadError) -> Finding {
+    match e {
+        ReadError::Missing { object, .. } => Finding::new(Verdict::Truncated, e.to_string()).at(object),
+        ReadError::Damaged { object, .. } => Finding::new(Verdict::Tampered, e.to_string()).at(object),
+        other => Finding::new(Verdict::Unreadable, other.to_string()),
+    }
+}
+
+/// The numbered checkpoints, each larger than the one before, and what else the log has signed.
+fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Vec<Committed>, Vec<Signed>) {
+    let prefix = "log/checkpoints/";
+    let numbers: Vec<u64> = keys.iter().filter_map(|k| digits(k.strip_prefix(prefix)?, 12)).collect();
+    let (mut chain, mut strays): (Vec<Committed>, Vec<Signed>) = Default::default();
+    for chunk in numbers.chunks(128) {
+        let wanted: Vec<String> = chunk.iter().map(|n| checkpoint_key(*n)).collect();
+        session.read_ahead(&wanted, MAX_NOTE as u64);
+        for number in chunk {
+            let object = checkpoint_key(*number);
+            let next = chain.last().map_or(0, |c| c.number + 1);
+            let before = chain.last().map_or(0, |c| c.checkpoint.size);
+            let mut found = false;
+            for bytes in bodies(session, &object, MAX_NOTE as u64) {
+                let why = match Checkpoint::open(&bytes, key) {
+                    Ok((c, note)) if note.lines.len() > 1 || !c.extensions.is_empty() => {
+                        "more than the checkpoint and the log's own signature".to_owned()
+                    }
+                    Ok((checkpoint, _)) if checkpoint.size > before && !found => {
+                        chain.push(Committed { number: *number, checkpoint, bytes });
+                        found = true;
+                        continue;
+                    }
+                    Ok((checkpoint, _)) => {
+                        strays.push(Signed { place: object.clone(), checkpoint, bytes });
+                        continue;
+                    }
+                    Err(e) => e.to_string(),
+                };
+                let locked = session.store.has_versions();
+                let verdict = if locked { Verdict::Foreign } else { Verdict::Tampered };
+                session.find(Finding::new(verdict, why).at(&object));
+            }
+            if found && *number > next {
+                let detail =
+                    format!("checkpoints {next} to {} are missing below one that is there", number - 1);
+                session.find(Finding::new(Verdict::Gap, detail).at(checkpoint_key(next)));
+            }
+        }
+    }
+    // A copy of the newest, by its name; in a directory it is one of them, byte for byte.
+    for bytes in bodies(session, NEWEST, MAX_NOTE as u64) {
+        let numbered = chain.iter().any(|c| c.bytes == bytes) || strays.iter().any(|s| s.bytes == bytes);
+        match Checkpoint::open(&bytes, key) {
+            _ if numbered => {}
+            Ok((checkpoint, _)) if session.store.has_versions() => {
+                strays.push(Signed { place: NEWEST.to_owned(), checkpoint, bytes });
+            }
+            Err(_) if session.store.has_versions() => {
+                session.find(Finding::new(Verdict::Foreign, "none of the log's").at(NEWEST));
+            }
+            _ => session.find(Finding::new(Verdict::Tampered, "it equals no numbered checkpoint").at(NEWEST)),
+        }
+    }
+    (chain, strays)
+}
+
+/// The bodies of all versions under a key, the oldest first; what cannot be read is said.
+fn bodies(session: &Session<'_>, key: &str, limit: u64) -> Vec<Vec<u8>> {
+    let versions: Vec<Version> = session.versions_of(key);
+    let ats: Vec<At> = if versions.is_empty() {
+        vec![At::key(key)]
+    } else {
+        let live = versions.into_iter().filter(|v| !v.delete_marker);
+        live.map(|v| At { key: v.key, version: v.id, bytes: v.bytes }).collect()
+    };
+    let mut all = Vec::new();
+    for at in ats {
+        match session.fetch(&at, limit) {
+            Ok(object) => all.extend(object.map(|o| o.body.unwrap_or_default())),
+            Err(e) => session.unreadable(key, None, &e),
+        }
+    }
+    all
+}
+
+/// Goes through all entries; `prefixes` are in the order of their sizes. Whether all of them could be read.
+fn entries(
+    session: &Session<'_>,
+    reader: &Reader<'_>,
+    logged: &mut Logged,
+    prefixes: Vec<(Checkpoint, Finding)>,
+) -> bool {
+    let mut head = TreeHead::default();
+    let mut prefixes = prefixes.into_iter().peekable();
+    let (mut complete, mut strange) = (true, 0);
+    for index in 0..reader.size().div_ceil(WIDTH) {
+        let leaves = match reader.leaves(index) {
+            Ok(leaves) => leaves,
+            Err(e) => {
+                session.find(damage(&e));
+                return false;
+            }
+        };
+        let bundle = reader.bundle(index, &leaves).map_err(|e| {
+            session.find(damage(&e));
+            complete = false;
+        });
+        let tile = Tile { level: None, index, width: leaves.len() as u16 };
+        let entries = bundle.as_deref().ok().and_then(|b| tile.entries(b)).unwrap_or_default();
+        for (i, leaf) in leaves.iter().enumerate() {
+            while let Some((c, finding)) = prefixes.next_if(|(c, _)| c.size == head.size()) {
+                if c.root != head.root() {
+                    session.find(finding);
+                }
+            }
+            head.push(*leaf);
+            let number = index * WIDTH + i as u64;
+            let Some(entry) = entries.get(i) else { continue };
+            let Some((place, found)) = statement(entry, number) else {
+                strange += 1;
+                if strange <= MOST {
+                    let detail = format!("entry {number} of the log is no statement");
+                    session.find(Finding::new(Verdict::Inconsistent, detail).at(NEWEST));
+                }
+                continue;
+            };
+            if number == 0 && (place != Place::Trail || found.statement != session.trail_id) {
+                let detail = "the log's first entry is not this trail's statement";
+                session.find(Finding::new(Verdict::Inconsistent, detail).at(NEWEST));
+            }
+            if !session.is_void(entry, number, logged) {
+                logged.insert(&place, found);
+            }
+        }
+    }
+    for (c, finding) in prefixes {
+        if c.root != head.root() {
+            session.find(finding);
+        }
+    }
+    complete
+}
+
+fn statement(entry: &[u8], index: u64) -> Option<(Place, Entry)> {
+    let envelope = Envelope::parse(entry).ok()?;
+    let place = valid::place(&envelope)?;
+    Some((place, Entry { index, statement: envelope.statement_hash(), digest: sha256(entry) }))
+}
