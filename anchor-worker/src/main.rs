@@ -84,6 +84,7 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
 /// Makes the state directory if it is not there, and keeps other workers out of it.
 fn hold(dir: &std::path::Path) -> anyhow::Result<std::fs::File> {
     use rustix::fs::{FlockOperation, flock};
+    let dir = &std::path::absolute(dir)?;
     let place = || dir.display().to_string();
     let fail = |e: &dyn std::fmt::Display| anyhow!("state_dir: {}: {e}", place());
     if !dir.is_dir() {

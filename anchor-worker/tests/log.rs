@@ -4,16 +4,13 @@
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use waxseal_anchor::log::{Log, LogError};
 use waxseal_log::{Committed, NEWEST, ReadError, checkpoint, checkpoint_key, newest};
+use waxseal_store::memory::MemoryBucket;
 use waxseal_store::sim::{Errno, Fault, SimDisk, Survive};
-use waxseal_store::{
-    At, Head, LocalStore, Mark, Object, Page, Put, Retain, Store, StoreError, Version, Versions, Written,
-};
+use waxseal_store::{LocalStore, Retain, Store};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
 use waxseal_trail::log::note::{Kind, VerifierKey};
 use waxseal_trail::log::tile::Tile;
@@ -272,85 +269,8 @@ fn an_old_state_is_noticed_by_who_has_seen_more() {
     assert_eq!(Log::open(&store, key(), retain(), Some(&seen)).unwrap().newest(), Some(&seen));
 }
 
-/// A bucket in memory: names have versions, and whoever may write can write anywhere first.
-#[derive(Default)]
-struct Bucket(Mutex<BTreeMap<String, Vec<Bytes>>>);
-
-impl Bucket {
-    fn stranger(&self, key: &str, bytes: &[u8]) {
-        self.0.lock().unwrap().entry(key.to_owned()).or_default().push(Bytes::copy_from_slice(bytes));
-    }
-}
-
-impl Store for Bucket {
-    fn put_if_absent(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<Put, StoreError> {
-        let mut all = self.0.lock().unwrap();
-        let versions = all.entry(key.to_owned()).or_default();
-        if versions.is_empty() {
-            versions.push(body.clone());
-            return Ok(Put::Created(Written::default()));
-        }
-        Ok(if versions.contains(body) { Put::Same(Written::default()) } else { Put::Other })
-    }
-
-    fn put_beside(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<Put, StoreError> {
-        self.stranger(key, body);
-        Ok(Put::Created(Written::default()))
-    }
-
-    fn replace(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<(), StoreError> {
-        self.stranger(key, body);
-        Ok(())
-    }
-
-    fn read(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
-        let all = self.0.lock().unwrap();
-        let Some(versions) = all.get(&at.key) else { return Ok(None) };
-        let which = at.version.as_ref().map_or(versions.len() - 1, |v| v.parse().unwrap());
-        let body = &versions[which];
-        let head = Head { bytes: body.len() as u64, ..Head::default() };
-        Ok(Some(Object { body: (head.bytes <= limit).then(|| body.to_vec()), head }))
-    }
-
-    fn get_range(&self, _: &str, _: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
-        unreachable!("a log reads whole objects")
-    }
-
-    fn head(&self, at: &At) -> Result<Option<Head>, StoreError> {
-        Ok(self.read(at, 0)?.map(|o| o.head))
-    }
-
-    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let all = self.0.lock().unwrap();
-        let keys = all.keys().filter(|k| k.starts_with(prefix) && after.is_none_or(|a| k.as_str() > a));
-        let mut keys: Vec<String> = keys.take(limit + 1).cloned().collect();
-        let more = keys.len() > limit;
-        keys.truncate(limit);
-        Ok(Page { keys, more })
-    }
-
-    fn list_versions(&self, prefix: &str, _: Option<&Mark>) -> Result<Versions, StoreError> {
-        let all = self.0.lock().unwrap();
-        let of = all.iter().filter(|(k, _)| k.starts_with(prefix));
-        let versions = of.flat_map(|(key, v)| {
-            let version =
-                |i: usize| Version { key: key.clone(), id: Some(i.to_string()), ..Version::default() };
-            (0..v.len()).rev().map(version)
-        });
-        Ok(Versions { versions: versions.collect(), next: None })
-    }
-
-    fn has_versions(&self) -> bool {
-        true
-    }
-
-    fn place(&self) -> String {
-        "memory".into()
-    }
-}
-
 /// The entries of a log in a bucket, by its checkpoints, which are all prefixes of one tree.
-fn is_one_log(bucket: &Bucket, count: usize) {
+fn is_one_log(bucket: &MemoryBucket, count: usize) {
     let log = open(bucket).unwrap();
     let newest = log.newest().unwrap().clone();
     assert_eq!((newest.checkpoint.size, log.size()), (count as u64, count as u64));
@@ -368,7 +288,7 @@ fn is_one_log(bucket: &Bucket, count: usize) {
 /// Strangers write first wherever the log will write: junk, and copies of what the log signed before.
 #[test]
 fn in_a_bucket_strangers_are_passed_by() {
-    let bucket = Bucket::default();
+    let bucket = MemoryBucket::default();
     let mut size = 0;
     for (n, more) in [3, 252, 1, 300, 7, 1, 600].into_iter().enumerate() {
         size += more;
@@ -399,7 +319,7 @@ fn in_a_bucket_strangers_are_passed_by() {
 /// A round that was stopped has left a full tile of other entries: the next ones write theirs beside, and know which is which.
 #[test]
 fn in_a_bucket_a_stopped_round_is_in_nobodys_way() {
-    let bucket = Bucket::default();
+    let bucket = MemoryBucket::default();
     round(&bucket, 5).unwrap();
     let mut stopped = open(&bucket).unwrap();
     (5..600).for_each(|n| stopped.append(&salted(n, 1)).unwrap());
@@ -420,10 +340,10 @@ fn in_a_bucket_a_stopped_round_is_in_nobodys_way() {
 /// The note, a blank line, the log's own signature: a line more, and it is another object than the one that was time-stamped.
 #[test]
 fn a_checkpoint_has_one_form_in_the_store() {
-    let bucket = Bucket::default();
+    let bucket = MemoryBucket::default();
     let good = round(&bucket, 4).unwrap();
     let more = [&good.bytes[..], "\u{2014} x AAAAAAA=\n".as_bytes()].concat();
-    let other = Bucket::default();
+    let other = MemoryBucket::default();
     other.stranger(&checkpoint_key(0), &more);
     assert_eq!(newest(&other, &key(), None).unwrap(), None);
     other.stranger(&checkpoint_key(0), &good.bytes);

@@ -106,6 +106,8 @@ impl Init {
         write_private(&self.out.join("operator.key"), operator.to_pem()?.as_bytes())?;
         write_private(&self.out.join("worker.key"), worker.to_pem()?.as_bytes())?;
         let spki = operator.public().to_base64();
+        let log = waxseal_anchor::worker::log_key(&payload, &envelope.statement_hash(), &worker)
+            .context("--origin")?;
         signer::sign(&mut envelope, &[Arc::new(operator) as Arc<dyn Signer>])?;
         let bytes = envelope.to_bytes()?;
         let retain = Retain { lock, until: until.ceil_second() };
@@ -120,7 +122,8 @@ impl Init {
         let id = envelope.statement_hash();
         let trust = format!(
             "# What a verifier trusts. Keep it, and a copy of it, away from the trail.\n\
-             trail: {id}\noperators:\n  - {spki}\nwriters: []\n"
+             trail: {id}\noperators:\n  - {spki}\nwriters: []\n\
+             # Once waxseal-anchor runs, so that everything has to be in its log:\n# log: {log}\n"
         );
         std::fs::write(self.out.join("trust.yaml"), trust)?;
         let mut out = std::io::stdout().lock();

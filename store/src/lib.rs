@@ -7,6 +7,8 @@
 
 pub mod disk;
 mod local;
+#[cfg(feature = "sim")]
+pub mod memory;
 pub mod s3;
 #[cfg(feature = "sim")]
 pub mod sim;

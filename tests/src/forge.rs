@@ -38,6 +38,11 @@ pub fn sign<P: Payload>(payload: &P, signers: &[Arc<dyn Signer>]) -> Envelope {
 
 /// A trail statement and its id.
 pub fn trail(name: &str, operators: &Signers) -> (Trail, Envelope) {
+    trail_of(name, operators, &vec![])
+}
+
+/// The same, with workers.
+pub fn trail_of(name: &str, operators: &Signers, workers: &Signers) -> (Trail, Envelope) {
     let keys = |s: &Signers| s.iter().map(|k| k.public().to_base64()).collect();
     let payload = Trail {
         format: statement::format_of::<Trail>(),
@@ -49,7 +54,7 @@ pub fn trail(name: &str, operators: &Signers) -> (Trail, Envelope) {
         nonce: data_encoding::BASE64URL_NOPAD.encode(&sha256(name.as_bytes()).0[..16]),
         created_at: at(-9),
         operators: keys(operators),
-        workers: vec![],
+        workers: keys(workers),
     };
     let envelope = sign(&payload, operators);
     (payload, envelope)

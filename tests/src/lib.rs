@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod client;
 pub mod example;
+pub mod fleet;
 pub mod forge;
 pub mod fuzz;
 pub mod kit;

@@ -1,0 +1,205 @@
+//! A trail with writers that are made by hand, its worker, and its verifier.
+
+use crate::forge::{Forge, Objects, Signers, at, sign, trail_of};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use waxseal_anchor::config::Config;
+use waxseal_anchor::known::Expected;
+use waxseal_anchor::worker::{Worker, log_key};
+use waxseal_signing::{Algorithm, MemoryKey, Signer};
+use waxseal_store::disk::RealDisk;
+use waxseal_store::{Location, Retain, Store, list_all};
+use waxseal_trail::envelope::Envelope;
+use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::log::note::VerifierKey;
+use waxseal_trail::name;
+use waxseal_trail::statement::{Lock, Payload, Trail};
+use waxseal_trail::time::Time;
+use waxseal_trail::trust::Trust;
+use waxseal_verify::{Anchor, Memory, Options, Report, Silent, verify};
+
+/// A key.
+pub fn key() -> MemoryKey {
+    MemoryKey::generate(Algorithm::Ed25519).expect("keys can be made")
+}
+
+/// A trail and who writes it.
+pub struct Fleet {
+    /// Has the operator's key.
+    pub operator: Arc<dyn Signer>,
+    /// The worker's key, in PEM: a worker takes it with it.
+    worker: String,
+    /// The trail statement.
+    pub trail: Trail,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// The trail id.
+    pub id: Hash,
+    /// The log's key.
+    pub log: VerifierKey,
+    /// By their names, without epochs.
+    pub writers: BTreeMap<String, Forge>,
+    /// Names that have to be there.
+    pub expected: Expected,
+    /// Operators' statements.
+    pub statements: Objects,
+}
+
+impl Fleet {
+    /// With writers of these names, each with a key of its own.
+    pub fn new(names: &[&str]) -> Fleet {
+        let operator: Arc<dyn Signer> = Arc::new(key());
+        let worker = key();
+        let pem = worker.to_pem().expect("writable");
+        let worker: Arc<dyn Signer> = Arc::new(worker);
+        let (trail, envelope) = trail_of("fleet", &vec![operator.clone()], &vec![worker.clone()]);
+        let id = envelope.statement_hash();
+        let log = log_key(&trail, &id, &*worker).expect("an origin");
+        let mut fleet = Fleet {
+            operator,
+            worker: pem,
+            trail,
+            envelope,
+            id,
+            log,
+            writers: BTreeMap::new(),
+            expected: Expected::default(),
+            statements: Objects::new(),
+        };
+        for name in names {
+            fleet.join(name, 0);
+        }
+        fleet
+    }
+
+    /// A new writer, at some second.
+    pub fn join(&mut self, name: &str, second: i64) -> &mut Forge {
+        let epoch = sha256(format!("{name} {second}").as_bytes()).to_string();
+        let writer = format!("{name}.{}", &epoch[..32]);
+        let signers: Signers = vec![Arc::new(key())];
+        let forge = Forge::new(self.id, &writer, signers, second, |_| {});
+        self.writers.insert(name.to_owned(), forge);
+        self.get(name)
+    }
+
+    /// One of the writers.
+    pub fn get(&mut self, name: &str) -> &mut Forge {
+        self.writers.get_mut(name).expect("it has joined")
+    }
+
+    /// Each writer seals a batch of one record.
+    pub fn seal(&mut self, second: i64) {
+        for forge in self.writers.values_mut() {
+            let rows = forge.rows(&[br#"{"action":"login","actor":"anna"}"#], second);
+            forge.seal(&rows, second, |_| {});
+        }
+    }
+
+    /// An operator's statement.
+    pub fn state<P: Payload>(&mut self, payload: &P) -> String {
+        let envelope = sign(payload, &[self.operator.clone()]);
+        let key = name::statement_key(P::KIND, &envelope.statement_hash());
+        self.statements.insert(key.clone(), envelope.to_bytes().expect("small"));
+        key
+    }
+
+    /// Everything that has been written.
+    pub fn objects(&self) -> Objects {
+        let mut all = self.statements.clone();
+        all.insert(name::TRAIL.to_owned(), self.envelope.to_bytes().expect("small"));
+        all.extend(self.writers.values().flat_map(|w| w.objects.clone()));
+        all
+    }
+
+    /// Puts into a store what is not there yet.
+    pub fn put(&self, store: &dyn Store) {
+        for (key, bytes) in self.objects() {
+            put(store, &key, &bytes);
+        }
+    }
+
+    /// Whose statements count, in YAML.
+    pub fn trust_yaml(&self) -> String {
+        let mut yaml = format!(
+            "trail: {}\noperators: [{}]\nlog: {}\nwriters:\n",
+            self.id,
+            self.operator.public().to_base64(),
+            self.log
+        );
+        for (name, forge) in &self.writers {
+            let genesis = &forge.genesis.keys[0].spki;
+            yaml.push_str(&format!("  - name: {name}\n    keys: [{genesis}]\n"));
+        }
+        yaml
+    }
+
+    /// The same, read.
+    pub fn trust(&self) -> Trust {
+        Trust::parse(&self.trust_yaml(), &|_| Err("no files".to_owned())).expect("well-formed")
+    }
+
+    /// The worker's key.
+    pub fn worker_key(&self) -> MemoryKey {
+        MemoryKey::from_pem(self.worker.as_bytes()).expect("made here")
+    }
+
+    /// The worker, with what it keeps in `dir`.
+    pub fn worker(&self, store: Arc<dyn Store>, dir: Option<&Path>) -> Worker {
+        let config = Config {
+            trail: "fleet".to_owned(),
+            store: Location::Local("/nowhere".into()),
+            state_dir: dir.map(Path::to_owned),
+            key: self.worker_key(),
+            trust: self.trust(),
+            interval: std::time::Duration::from_secs(3600),
+            expected: self.expected.clone(),
+            nodes: None,
+            telemetry: None,
+        };
+        Worker::open(config, store, Arc::new(RealDisk)).expect("a worker")
+    }
+
+    /// What a verifier says at some second.
+    pub fn verify(&self, store: &dyn Store, second: i64, memories: Vec<Memory>) -> Report {
+        self.verify_with(store, self.trust(), at(second), memories)
+    }
+
+    /// The same, with other trust.
+    pub fn verify_with(&self, store: &dyn Store, trust: Trust, now: Time, memories: Vec<Memory>) -> Report {
+        let options = Options {
+            anchor: Anchor::File(Box::new(trust)),
+            quick: false,
+            writer: None,
+            since: None,
+            until: None,
+            now,
+            restore: false,
+            threads: 1,
+            memories,
+        };
+        verify(store, &options, &Silent)
+    }
+}
+
+/// Puts an object.
+pub fn put(store: &dyn Store, key: &str, bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    let retain = Retain { lock: Lock::None, until: at(3000 * 86_400) };
+    store.put_if_absent(key, &body, &sha256(&body), &retain).expect("the store is there");
+}
+
+/// The verdicts of a report's findings, each once, in order.
+pub fn verdicts(report: &Report) -> Vec<&'static str> {
+    let mut all: Vec<_> = report.findings.iter().map(|f| f.verdict.name()).collect();
+    all.dedup();
+    all
+}
+
+/// All objects of a store.
+pub fn dump(store: &dyn Store) -> Objects {
+    let mut keys = Vec::new();
+    list_all(store, "", &mut |k| keys.push(k)).expect("the store is there");
+    keys.into_iter().map(|k| (k.clone(), store.get(&k).expect("readable").expect("listed"))).collect()
+}
