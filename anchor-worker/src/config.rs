@@ -2,6 +2,7 @@
 //!
 //! [`Raw`] is what may stand in the file, and its documentation is the manual; [`Config`] is what came of it.
 
+use crate::http::Client;
 use crate::known::Expected;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -35,8 +36,27 @@ pub struct Raw {
     /// Writers that have to be there.
     #[serde(default)]
     pub expected_writers: RawExpected,
+    /// How the newest checkpoint is shown to the witnesses of the trust file's `policy`.
+    #[serde(default)]
+    pub anchors: RawAnchors,
     /// Where `/metrics`, `/healthz` and `/readyz` are served, without authentication.
     pub telemetry: Option<RawTelemetry>,
+}
+
+/// How others are reached.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAnchors {
+    /// How long an answer may take. Default 10s.
+    pub timeout: Span,
+    /// A file of certificates in PEM that servers are believed by, beside the machine's.
+    pub ca: Option<Text>,
+}
+
+impl Default for RawAnchors {
+    fn default() -> Self {
+        RawAnchors { timeout: Span(Duration::from_secs(10)), ca: None }
+    }
 }
 
 /// Writers that have to be there.
@@ -83,6 +103,8 @@ pub struct Config {
     pub expected: Expected,
     /// The file of nodes.
     pub nodes: Option<PathBuf>,
+    /// What reaches others.
+    pub http: Client,
     /// Where telemetry is served.
     pub telemetry: Option<SocketAddr>,
 }
@@ -139,6 +161,10 @@ impl Config {
             let listen = &t.listen.0;
             listen.parse().map_err(|_| format!("telemetry.listen: {listen:?} is no address:port"))
         });
+        let ca = raw.anchors.ca.map(|f| std::fs::read(dir.join(&f.0)).map_err(|e| format!("{}: {e}", f.0)));
+        let ca = ca.transpose().map_err(|e| format!("anchors.ca: {e}"))?;
+        let http =
+            Client::new(raw.anchors.timeout.0, ca.as_deref()).map_err(|e| format!("anchors.ca: {e}"))?;
         Ok(Config {
             trail: raw.trail.0,
             store,
@@ -148,6 +174,7 @@ impl Config {
             interval: raw.interval.0,
             expected: Expected { names, ephemeral },
             nodes: raw.expected_writers.nodes.map(|n| dir.join(n.0)),
+            http,
             telemetry: telemetry.transpose()?,
         })
     }

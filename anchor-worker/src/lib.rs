@@ -5,12 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anchors;
 pub mod config;
 pub mod gate;
+pub mod http;
 pub mod known;
 pub mod log;
 pub mod metrics;
 pub mod round;
 pub mod serve;
 pub mod state;
+pub mod witness;
 pub mod worker;

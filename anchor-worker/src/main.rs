@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
+use waxseal_anchor::anchors::back_off;
 use waxseal_anchor::config::Config;
 use waxseal_anchor::metrics::Metrics;
 use waxseal_anchor::serve::{self, Answer, Asked};
+use waxseal_anchor::state::hold;
 use waxseal_anchor::worker::Worker;
-use waxseal_store::disk::{self, RealDisk};
+use waxseal_store::disk::RealDisk;
 use waxseal_trail::time::Time;
 
 /// Puts every statement of a trail into its transparency log, and anchors the log.
@@ -62,7 +64,8 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     let (interval, listen) = (config.interval, config.telemetry);
     let store = config.store.open().map_err(|e| anyhow!("store: {e}; waxseal init makes a trail"))?;
-    let _held = config.state_dir.as_deref().map(hold).transpose()?;
+    let held = config.state_dir.as_deref().map(hold).transpose();
+    let _held = held.map_err(|e| anyhow!("state_dir: {e}"))?;
     if config.state_dir.is_none() {
         tracing::warn!(
             "no state_dir: each start reads the whole log, and a store that shows an old state is not noticed"
@@ -76,25 +79,13 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     metrics.state(worker.state());
     if args.once {
-        return round(&mut worker, &metrics);
+        round(&mut worker, &metrics)?;
+        return match anchor(&mut worker, &metrics)? {
+            0 => Ok(()),
+            failed => Err(anyhow!("the log is written; {failed} of those it is shown to did not sign")),
+        };
     }
     serve(&mut worker, &metrics, interval, listen)
-}
-
-/// Makes the state directory if it is not there, and keeps other workers out of it.
-fn hold(dir: &std::path::Path) -> anyhow::Result<std::fs::File> {
-    use rustix::fs::{FlockOperation, flock};
-    let dir = &std::path::absolute(dir)?;
-    let place = || dir.display().to_string();
-    let fail = |e: &dyn std::fmt::Display| anyhow!("state_dir: {}: {e}", place());
-    if !dir.is_dir() {
-        let base = dir.parent().unwrap_or(std::path::Path::new("/"));
-        disk::create_dirs(&RealDisk, base, dir, true).map_err(|e| fail(&e))?;
-    }
-    let lock = std::fs::File::create(dir.join("lock")).map_err(|e| fail(&e))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|e| fail(&format!("another worker uses it ({e})")))?;
-    Ok(lock)
 }
 
 fn check(worker: &Worker) -> anyhow::Result<()> {
@@ -143,6 +134,32 @@ fn round(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Shows the newest checkpoint to whoever is due; how many of them did not sign it.
+fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<usize> {
+    let at = now();
+    if worker.due().is_none_or(|due| due > at) {
+        return Ok(0);
+    }
+    let shown = worker.anchor(at);
+    metrics.targets(&worker.targets().standing());
+    let mut failed = 0;
+    for s in shown? {
+        match s.result {
+            Ok(()) => tracing::info!("witness {} has signed", s.name),
+            Err((why, alarm)) => {
+                failed += 1;
+                if alarm {
+                    metrics.alarm();
+                    tracing::error!("ALARM: witness {}: {why}", s.name);
+                } else {
+                    tracing::warn!("witness {}: {why}", s.name);
+                }
+            }
+        }
+    }
+    Ok(failed)
+}
+
 /// What the main thread is woken for.
 enum Wake {
     Round,
@@ -189,39 +206,45 @@ fn serve(
         });
         anyhow::Ok(())
     })?;
-    let mut failures = 0;
+    let (mut failures, mut next) = (0, Instant::now());
     loop {
-        let at = now().unix_seconds();
-        let wait = match round(worker, metrics) {
-            Ok(()) => {
-                good.store(at, Ordering::Relaxed);
-                failures = 0;
-                interval
-            }
-            Err(e) => {
-                let wait = back_off(failures, interval);
-                failures += 1;
-                tracing::error!("{e:#}; again in {} s", wait.as_secs());
-                wait
-            }
-        };
+        if Instant::now() >= next {
+            let at = now().unix_seconds();
+            let wait = match round(worker, metrics) {
+                Ok(()) => {
+                    good.store(at, Ordering::Relaxed);
+                    failures = 0;
+                    interval
+                }
+                Err(e) => {
+                    let wait = back_off(failures, interval);
+                    failures += 1;
+                    tracing::error!("{e:#}; again in {} s", wait.as_secs());
+                    wait
+                }
+            };
+            next = Instant::now() + wait;
+        }
+        if let Err(e) = anchor(worker, metrics) {
+            tracing::error!("{e:#}");
+        }
+        let mut wait = next.saturating_duration_since(Instant::now());
+        if let Some(due) = worker.due() {
+            let seconds = due.unix_seconds().saturating_sub(now().unix_seconds()).max(1);
+            wait = wait.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)));
+        }
         match woken.recv_timeout(wait) {
-            Err(mpsc::RecvTimeoutError::Timeout) | Ok(Wake::Round) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Ok(Wake::Round) => next = Instant::now(),
             Ok(Wake::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
     }
     // What came since the last round is not left for whoever comes next.
     tracing::info!("stopping: a last round");
-    let last = round(worker, metrics);
+    let last = round(worker, metrics).and_then(|()| anchor(worker, metrics).map(drop));
     let _ = stop.send(true);
     runtime.shutdown_background();
     last
-}
-
-/// Five seconds, doubled with each failure, at most the interval; half of it by chance, so that many do not come at once.
-fn back_off(failures: u32, interval: Duration) -> Duration {
-    let longest = Duration::from_secs(5).saturating_mul(1 << failures.min(20)).min(interval);
-    longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
 }
 
 fn answer(asked: &Asked, metrics: &Metrics, good: &AtomicI64, started: i64, patience: i64) -> Answer {

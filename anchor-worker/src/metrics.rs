@@ -1,5 +1,6 @@
 //! Numbers about a running worker, in the form Prometheus reads.
 
+use crate::anchors::Standing;
 use crate::round::Outcome;
 use crate::state::State;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -28,6 +29,12 @@ struct Operation {
     operation: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Target {
+    kind: &'static str,
+    name: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// All of them.
@@ -45,6 +52,9 @@ pub struct Metrics {
     kept_out: Gauge,
     findings: Family<Verdict, Counter>,
     requests: Family<Operation, Counter>,
+    target_success: Family<Target, Seconds>,
+    target_failures: Family<Target, Gauge>,
+    alarms: Counter,
 }
 
 fn unix(t: Time) -> f64 {
@@ -93,6 +103,21 @@ impl Metrics {
     /// One that did not.
     pub fn failed(&self) {
         self.rounds.get_or_create(&Result { result: "failed" }).inc();
+    }
+
+    /// How it is with whom the checkpoints are shown to.
+    pub fn targets(&self, standing: &[Standing]) {
+        for s in standing {
+            let target = Target { kind: s.kind, name: s.name.clone() };
+            let at = s.last_success.map_or(0.0, unix);
+            self.target_success.get_or_create(&target).set(at);
+            self.target_failures.get_or_create(&target).set(i64::from(s.failures));
+        }
+    }
+
+    /// Somebody has seen a log that this one does not extend.
+    pub fn alarm(&self) {
+        self.alarms.inc();
     }
 
     /// What the store was asked so far.
@@ -145,6 +170,14 @@ impl Metrics {
         );
         r.register("findings", "Findings logged, by verdict", self.findings.clone());
         r.register("store_requests", "Requests to the store", self.requests.clone());
+        r.register_with_unit(
+            "target_success_time",
+            "When a target last signed what it was shown, since 1970; 0: not yet",
+            Unit::Seconds,
+            self.target_success.clone(),
+        );
+        r.register("target_failures", "Tries that failed since then", self.target_failures.clone());
+        r.register("alarms", "Answers that say that the log was rolled back or forked", self.alarms.clone());
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &r);

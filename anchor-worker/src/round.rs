@@ -16,7 +16,7 @@ use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE, Signature};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::note::VerifierKey;
 use waxseal_trail::name;
-use waxseal_trail::statement::{self, Batch, Finding, Payload as _};
+use waxseal_trail::statement::{self, Batch, Finding, Payload as _, Trail};
 use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, STATEMENTS};
 use waxseal_trail::verdict::Verdict;
@@ -159,13 +159,17 @@ struct Running<'r, 'a, 's> {
     findings: Vec<Finding>,
 }
 
+/// How long what a worker writes now is kept: as long as the headers in the log, and no less than the trail promises.
+pub fn retain(trail: &Trail, known: &Known, now: Time) -> Retain {
+    let days = i64::try_from(trail.min_retention).unwrap_or(i64::MAX / 86_400);
+    let least = now.saturating_add_seconds(days.saturating_mul(86_400));
+    let until = known.retain_until.map_or(least, |t| t.max(least));
+    Retain { lock: trail.lock, until: until.ceil_second() }
+}
+
 impl Round<'_> {
-    /// How long the log's objects are kept: as long as the headers in it, and no less than the trail promises.
     fn retain(&self, known: &Known) -> Retain {
-        let days = i64::try_from(self.gate.trail.min_retention).unwrap_or(i64::MAX / 86_400);
-        let least = self.now.saturating_add_seconds(days.saturating_mul(86_400)).ceil_second();
-        let until = known.retain_until.map_or(least, |t| t.max(least));
-        Retain { lock: self.gate.trail.lock, until: until.ceil_second() }
+        retain(&self.gate.trail, known, self.now)
     }
 
     /// Runs it. `known` is what the log held at `seen`; after an error both are as good as lost, and the round begins again from

@@ -53,7 +53,7 @@ pub async fn bind(what: &str, listen: SocketAddr) -> Result<TcpListener, String>
     TcpListener::bind(listen).await.map_err(|e| format!("{what}: {listen}: {e}"))
 }
 
-/// Serves until `stop` changes: requests with bodies of at most `limit` bytes, each within `timeout`.
+/// Serves until `stop` changes: requests with bodies of at most `limit` bytes, which have to come within `timeout`.
 pub async fn run(
     listener: TcpListener,
     handler: Handler,
@@ -80,26 +80,64 @@ pub async fn run(
             let _slot = slot;
             let service = hyper::service::service_fn(move |r: Request<Incoming>| {
                 let handler = handler.clone();
-                async move { Ok::<_, Infallible>(answer(r, handler, limit).await) }
+                async move { Ok::<_, Infallible>(answer(r, handler, limit, timeout).await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(timeout).keep_alive(false);
-            let connection = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(timeout, connection).await;
+            // It ends connections on which nothing is asked, too.
+            builder.timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(timeout);
+            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(request: Request<Incoming>, handler: Handler, limit: usize) -> Response<Full<Bytes>> {
+/// Serves until the process is told to stop (SIGTERM, SIGINT); `ready` is told where.
+///
+/// # Errors
+/// A text that names the address.
+pub fn until_told(
+    listen: SocketAddr,
+    handler: Handler,
+    limit: usize,
+    timeout: Duration,
+    ready: &dyn Fn(SocketAddr),
+) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+        let listener = bind("listen", listen).await?;
+        ready(listener.local_addr().map_err(|e| e.to_string())?);
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(run(listener, handler, limit, timeout, stopped));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = stop.send(true);
+        let _ = server.await;
+        Ok(())
+    })
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    handler: Handler,
+    limit: usize,
+    timeout: Duration,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let answer = match Limited::new(body, limit).collect().await {
-        Ok(body) => {
+    let body = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
+    let answer = match body {
+        Err(_) => Answer::text(408, "the body did not come in time\n"),
+        Ok(Ok(body)) => {
             let asked =
                 Asked { method: head.method, path: head.uri.path().to_owned(), body: body.to_bytes() };
             let answered = tokio::task::spawn_blocking(move || handler(asked)).await;
             answered.unwrap_or_else(|_| Answer::text(500, "the server failed\n"))
         }
-        Err(_) => Answer::text(413, format!("more than {limit} bytes\n")),
+        Ok(Err(_)) => Answer::text(413, format!("more than {limit} bytes\n")),
     };
     let mut r = Response::new(Full::new(Bytes::from(answer.body)));
     *r.status_mut() = answer.status;

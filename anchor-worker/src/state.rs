@@ -15,6 +15,25 @@ use waxseal_trail::time::Time;
 
 const VERSION: u64 = 1;
 
+/// Makes a directory if it is not there, and keeps other processes out of it that ask in the same way, until what comes back is
+/// dropped.
+///
+/// # Errors
+/// A text that names it.
+pub fn hold(dir: &Path) -> Result<std::fs::File, String> {
+    use rustix::fs::{FlockOperation, flock};
+    let fail = |e: &dyn std::fmt::Display| format!("{}: {e}", dir.display());
+    let whole = std::path::absolute(dir).map_err(|e| fail(&e))?;
+    if !whole.is_dir() {
+        let there = whole.ancestors().find(|d| d.is_dir()).unwrap_or(Path::new("/"));
+        disk::create_dirs(&disk::RealDisk, there, &whole, true).map_err(|e| fail(&e))?;
+    }
+    let lock = std::fs::File::create(whole.join("lock")).map_err(|e| fail(&e))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| fail(&format!("another process uses it ({e})")))?;
+    Ok(lock)
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {

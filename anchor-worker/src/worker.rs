@@ -1,9 +1,10 @@
 //! The worker: rounds over one trail, and what is kept between them.
 
+use crate::anchors::{Shown, Targets};
 use crate::config::{Config, nodes};
 use crate::gate::Gate;
 use crate::known::Expected;
-use crate::round::{Outcome, Round, RoundError};
+use crate::round::{Outcome, Round, RoundError, retain};
 use crate::state::{State, StateError, StateFile};
 use std::sync::Arc;
 use waxseal_signing::Signer;
@@ -60,6 +61,7 @@ pub struct Worker {
     nodes: Option<std::path::PathBuf>,
     file: Option<StateFile>,
     state: State,
+    targets: Targets,
 }
 
 impl Worker {
@@ -102,7 +104,9 @@ impl Worker {
         }
         let file = config.state_dir.map(|dir| StateFile::new(disk, &dir, id, key.clone()));
         let state = file.as_ref().map_or(Ok(State::default()), StateFile::load)?;
+        let targets = Targets::new(config.trust.policy.as_ref(), config.http, config.interval);
         Ok(Worker {
+            targets,
             store,
             trust: config.trust,
             signer,
@@ -135,6 +139,26 @@ impl Worker {
     /// The store.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Who is shown the newest checkpoint.
+    pub fn targets(&self) -> &Targets {
+        &self.targets
+    }
+
+    /// When somebody should be shown the newest checkpoint; `None` if all that are asked have signed it.
+    pub fn due(&self) -> Option<Time> {
+        self.targets.due(self.state.seen.as_ref()?.number)
+    }
+
+    /// Shows the newest checkpoint to whoever has not signed it and is due.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn anchor(&mut self, now: Time) -> Result<Vec<Shown>, WorkerError> {
+        let Some(seen) = &self.state.seen else { return Ok(Vec::new()) };
+        let retain = retain(&self.trail, &self.state.known, now);
+        Ok(self.targets.show(&*self.store, seen, &retain, now).map_err(RoundError::from)?)
     }
 
     #[allow(clippy::disallowed_methods)] // a list of names, not evidence

@@ -12,8 +12,10 @@ mod init;
 mod keys;
 mod privacy;
 mod show;
+mod statement;
 mod tree;
 mod verify;
+mod witness;
 
 use clap::{Parser, Subcommand};
 use std::io;
@@ -40,6 +42,8 @@ enum Command {
     Canonicalize(canonicalize::Canonicalize),
     Cost(cost::Cost),
     Filter(filter::Filter),
+    Witness(witness::WitnessCommand),
+    Statement(statement::StatementCommand),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Canonicalize(c) => c.run(),
         Command::Cost(c) => c.run(),
         Command::Filter(c) => c.run(),
+        Command::Witness(c) => c.run(),
+        Command::Statement(c) => c.run(),
     };
     match result {
         Ok(code) => code,

@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use waxseal_anchor::config::read_trust;
+use waxseal_anchor::http::Client;
 use waxseal_sink::clock::{Clock as _, SystemClock};
-use waxseal_trail::hash::Hash;
+use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::log::note::{MAX_NOTE, Note, VerifierKey};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 use waxseal_trail::verdict::{Finding, Verdict};
@@ -57,6 +61,9 @@ pub(crate) struct Verify {
     /// [default: waxseal/<trail id>.json in the user's state directory]
     #[arg(long, value_name = "FILE", conflicts_with = "no_state")]
     state: Option<PathBuf>,
+    /// Ask the witnesses of the trust file's policy, too: they remember what no store can take away
+    #[arg(long)]
+    ask_witnesses: bool,
     /// Keep nothing, and remember nothing
     #[arg(long)]
     no_state: bool,
@@ -73,19 +80,43 @@ pub(crate) fn time(text: &str) -> Result<Time, String> {
         .ok_or_else(|| format!("{text:?} is no RFC 3339 time, as in 2026-01-15T10:00:00Z"))
 }
 
-/// Reads a trust file; the CA files that it names are relative to it.
-pub(crate) fn read_trust(path: &Path) -> anyhow::Result<Trust> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let dir = path.parent().unwrap_or(Path::new("")).to_owned();
-    Trust::parse(&text, &|file| std::fs::read(dir.join(file)).map_err(|e| format!("{file}: {e}")))
-        .map_err(|e| anyhow!("{}: {e}", path.display()))
-}
-
 /// Where what was seen of a trail's log is kept.
 fn state_file(trail: &Hash) -> Option<PathBuf> {
     let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|d| d.is_absolute());
     let base = dir("XDG_STATE_HOME").or_else(|| Some(dir("HOME")?.join(".local/state")))?;
     Some(base.join("waxseal").join(format!("{trail}.json")))
+}
+
+/// What the witnesses of a policy have seen last.
+fn ask_witnesses(trust: &Trust) -> anyhow::Result<Vec<Memory>> {
+    let policy = trust.policy.as_ref().filter(|p| p.witnesses.iter().any(|(_, w)| w.url.is_some()));
+    let policy = policy
+        .ok_or_else(|| anyhow!("--ask-witnesses: the trust file's policy has no witness with a URL"))?;
+    let log = trust.log.as_deref().ok_or_else(|| anyhow!("--ask-witnesses: the trust file names no log"))?;
+    let log = VerifierKey::parse(log).context("the trust file's log")?;
+    let origin = sha256(log.name().as_bytes());
+    let http = Client::new(Duration::from_secs(15), None).map_err(|e| anyhow!(e))?;
+    let mut memories = Vec::new();
+    for (name, witness) in &policy.witnesses {
+        let Some(url) = &witness.url else { continue };
+        let url = format!("{}/{origin}/checkpoint", url.trim_end_matches('/'));
+        let answer = http.get(&url, MAX_NOTE as u64).map_err(|e| anyhow!("witness {name}: {e}"))?;
+        match answer.status {
+            200 => {}
+            // It has never seen this log.
+            404 => continue,
+            status => bail!("witness {name}: {url}: it answers {status}"),
+        }
+        let note = Note::parse(&answer.body).with_context(|| url.clone())?;
+        let signed = note.signed_by(&witness.key).with_context(|| url.clone())?;
+        let at = signed.ok_or_else(|| anyhow!("witness {name}: {url}: it has not signed this"))?.time;
+        memories.push(Memory {
+            what: format!("witness {name}"),
+            checkpoint: answer.body,
+            at: at.and_then(|t| Time::from_unix(i64::try_from(t).ok()?, 0)),
+        });
+    }
+    Ok(memories)
 }
 
 /// What was seen of a trail's log: a memory that no store can take away.
@@ -172,7 +203,7 @@ impl Verify {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let store = open(&self.trail)?;
         let anchor = match &self.trust {
-            Some(path) => Anchor::File(Box::new(read_trust(path)?)),
+            Some(path) => Anchor::File(Box::new(read_trust(path).map_err(|e| anyhow!(e))?)),
             None => Anchor::Embedded,
         };
         let mut options = Options {
@@ -198,6 +229,9 @@ impl Verify {
         for path in &self.checkpoint {
             let checkpoint = std::fs::read(path).with_context(|| path.display().to_string())?;
             options.memories.push(Memory { what: path.display().to_string(), checkpoint, at: None });
+        }
+        if let (Anchor::File(trust), true) = (&options.anchor, self.ask_witnesses) {
+            options.memories.extend(ask_witnesses(trust)?);
         }
         options.memories.extend(state.as_ref().and_then(State::memory));
         // Drawn on a terminal only, on the standard error.
@@ -268,6 +302,9 @@ fn print(r: &Report, stats: bool) -> std::io::Result<()> {
             Some(n) => writeln!(out, "log        checkpoint {n}, {} entries{witnessed}", log.entries)?,
             None => writeln!(out, "log        no checkpoint yet")?,
         }
+    }
+    for a in r.log.iter().flat_map(|l| &l.anchors) {
+        writeln!(out, "{:<10} {} has signed checkpoint {} at {}", a.kind, a.name, a.checkpoint, a.at)?;
     }
     writeln!(out, "freshness  {}", r.freshness)?;
     let verdict = if r.verdict == Verdict::Ok { paint.good("OK") } else { paint.bad(r.verdict.name()) };

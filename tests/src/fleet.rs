@@ -43,6 +43,8 @@ pub struct Fleet {
     pub writers: BTreeMap<String, Forge>,
     /// Names that have to be there.
     pub expected: Expected,
+    /// The witnesses' lines of the policy, and its quorum.
+    pub policy: Option<String>,
     /// Operators' statements.
     pub statements: Objects,
 }
@@ -66,6 +68,7 @@ impl Fleet {
             log,
             writers: BTreeMap::new(),
             expected: Expected::default(),
+            policy: None,
             statements: Objects::new(),
         };
         for name in names {
@@ -132,6 +135,10 @@ impl Fleet {
             let genesis = &forge.genesis.keys[0].spki;
             yaml.push_str(&format!("  - name: {name}\n    keys: [{genesis}]\n"));
         }
+        if let Some(policy) = &self.policy {
+            yaml.push_str("policy: |\n");
+            policy.lines().for_each(|l| yaml.push_str(&format!("  {l}\n")));
+        }
         yaml
     }
 
@@ -156,6 +163,8 @@ impl Fleet {
             interval: std::time::Duration::from_secs(3600),
             expected: self.expected.clone(),
             nodes: None,
+            http: waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None)
+                .expect("a client"),
             telemetry: None,
         };
         Worker::open(config, store, Arc::new(RealDisk)).expect("a worker")

@@ -97,6 +97,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
         }],
         log: None,
         policy: None,
+        max_anchor_age: None,
         revoked: vec![],
         unchecked: vec![],
     };

@@ -3,6 +3,7 @@
 use crate::certificate::{self, CertificateFault};
 use crate::hash::{Hash, sha256};
 use crate::keys::{KeyFault, PublicKey};
+use crate::log::policy::{Policy, PolicyFault};
 use crate::name::glob_matches;
 use crate::time::Time;
 use serde::{Deserialize, Deserializer};
@@ -22,6 +23,9 @@ pub enum TrustFault {
         /// Why not.
         fault: KeyFault,
     },
+    /// A policy that cannot be used.
+    #[error("policy: {0}")]
+    Policy(#[from] PolicyFault),
     /// A CA certificate that cannot be used.
     #[error("{place}: {fault}")]
     Certificate {
@@ -60,6 +64,8 @@ struct Raw {
     log: Option<String>,
     #[serde(default)]
     policy: Option<String>,
+    #[serde(default)]
+    max_anchor_age: Option<u64>,
     #[serde(default)]
     timestamps: Vec<String>,
     #[serde(default, deserialize_with = "anything")]
@@ -114,7 +120,9 @@ pub struct Trust {
     /// The log's key, as a C2SP vkey.
     pub log: Option<String>,
     /// C2SP tlog-policy.
-    pub policy: Option<String>,
+    pub policy: Option<Policy>,
+    /// Seconds after which the newest proof from outside is `STALE`; the trail's `max_merge_delay` if that is not said.
+    pub max_anchor_age: Option<u64>,
     /// Keys that are no longer to be believed.
     pub revoked: Vec<Revoked>,
     /// Names of outside proofs that the file pins and this version cannot check.
@@ -172,15 +180,13 @@ impl Trust {
         if raw.ethereum {
             unchecked.push("ethereum");
         }
-        if raw.policy.is_some() {
-            unchecked.push("policy");
-        }
         Ok(Trust {
             trail: raw.trail,
             operators: keys("operators", &raw.operators)?,
             writers,
             log: raw.log,
-            policy: raw.policy,
+            max_anchor_age: raw.max_anchor_age,
+            policy: raw.policy.as_deref().map(Policy::parse).transpose()?,
             revoked: raw.revoked.iter().map(|r| Revoked { key: r.key, log_size: r.log_size }).collect(),
             unchecked,
         })

@@ -6,13 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod anchors;
 mod log;
 mod records;
 mod report;
 mod writer;
 
 pub use log::Memory;
-pub use report::{LockInfo, LogInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
+pub use report::{AnchorInfo, LockInfo, LogInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
 
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -86,6 +87,8 @@ pub(crate) struct Session<'a> {
     acknowledgements: Vec<Acknowledgement>,
     /// What has been logged, if there is a log that counts, and it could be read.
     pub(crate) log: Option<log::Log<'a>>,
+    /// What others have signed of it.
+    pub(crate) anchored: anchors::Found,
     /// Keys with several versions, or with a delete marker: all of these, oldest first.
     many: BTreeMap<String, Vec<Version>>,
     /// What was read before it was asked for.
@@ -481,6 +484,7 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
         retirements: Vec::new(),
         acknowledgements: Vec::new(),
         log: None,
+        anchored: anchors::Found::default(),
         many: BTreeMap::new(),
         ahead: Mutex::default(),
         findings: Mutex::new(Vec::new()),
@@ -618,6 +622,7 @@ pub(crate) struct Inventory {
     /// Under `statements/`: kind, file name, key.
     statements: Vec<(String, String, String)>,
     log: Vec<String>,
+    anchors: Vec<String>,
     foreign: Vec<String>,
 }
 
@@ -680,8 +685,7 @@ fn inventory(keys: Vec<String>) -> Inventory {
                 inventory.statements.push((kind.to_owned(), file.to_owned(), key.clone()));
             }
             ["log", ..] => inventory.log.push(key),
-            // What anchors hold is judged by those who check them.
-            ["anchors", ..] => {}
+            ["anchors", ..] => inventory.anchors.push(key),
             _ => inventory.foreign.push(key),
         }
     }
@@ -696,21 +700,42 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
         Err(why) => return session.find(Finding::new(Verdict::Unreadable, why)),
     };
     session.log = log::read(session, &key, &inventory.log);
-    let newest = session.log.as_ref().and_then(|l| l.newest());
+    let Some(log) = session.log.take() else {
+        report.log = Some(LogInfo {
+            key: key.to_string(),
+            checkpoint: None,
+            entries: 0,
+            self_witnessed: true,
+            anchors: Vec::new(),
+            note: None,
+        });
+        return;
+    };
+    let found = anchors::read(session, &log, &inventory.anchors);
+    anchors::judge(session, &log, &found);
+    let newest = log.newest();
+    // A memory that the log extends, or a signature on it, proves that nothing was taken away since.
+    let memories = session.options.memories.iter();
+    let remembered = memories.clone().filter_map(|m| Some((m.at?, m.what.clone()))).max();
+    let signed =
+        found.all.iter().map(|a| (a.at, format!("{} {}, checkpoint {}", a.kind, a.name, a.checkpoint)));
+    if newest.is_some() {
+        if let Some((at, what)) = remembered.into_iter().chain(signed.max()).max() {
+            report.freshness = format!("unproven after {at}: {what}");
+        } else if let Some(memory) = memories.clone().next() {
+            report.freshness = format!("unproven after {}", memory.what);
+        }
+    }
     report.log = Some(LogInfo {
         key: key.to_string(),
         checkpoint: newest.map(|n| n.number),
         entries: newest.map_or(0, |n| n.checkpoint.size),
-        self_witnessed: true,
+        self_witnessed: found.all.is_empty(),
+        anchors: found.all.clone(),
         note: newest.map(|n| String::from_utf8_lossy(&n.bytes).into_owned()),
     });
-    // A memory that the log extends proves that nothing was taken away since.
-    let last = session.options.memories.iter().filter_map(|m| Some((m.at?, &m.what))).max();
-    if let (Some((at, what)), Some(_)) = (last, newest) {
-        report.freshness = format!("unproven after {at}: {what}");
-    } else if let (Some(memory), Some(_)) = (session.options.memories.first(), newest) {
-        report.freshness = format!("unproven after {}", memory.what);
-    }
+    session.log = Some(log);
+    session.anchored = found;
 }
 
 /// Reads the operators' statements.

@@ -129,6 +129,8 @@ impl Logged {
 /// What was read of the log.
 pub(crate) struct Log<'a> {
     pub(crate) logged: Logged,
+    /// The numbered checkpoints.
+    pub(crate) chain: Vec<Committed>,
     /// `None` before the first checkpoint.
     reader: Option<Reader<'a>>,
 }
@@ -250,7 +252,7 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
         None => true,
     };
     // With entries missing, nothing can be said of what is not logged.
-    (complete && !broken).then_some(Log { logged, reader })
+    (complete && !broken).then_some(Log { logged, chain, reader })
 }
 
 fn damage(e: &ReadError) -> Finding {

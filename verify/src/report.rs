@@ -4,6 +4,7 @@ use serde::Serialize;
 use waxseal_store::Requests;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::statement::Lock;
+use waxseal_trail::time::Time;
 use waxseal_trail::verdict::{Finding, Verdict, exit_status, strongest};
 
 /// The trail that was checked.
@@ -26,6 +27,19 @@ pub struct LockInfo {
     pub min_retention: u64,
 }
 
+/// Somebody's word on a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AnchorInfo {
+    /// `witness`.
+    pub kind: &'static str,
+    /// By the name that the trust file gives it.
+    pub name: String,
+    /// The checkpoint's number.
+    pub checkpoint: u64,
+    /// When, by its own clock.
+    pub at: Time,
+}
+
 /// The log that was read.
 #[derive(Clone, Debug, Serialize)]
 pub struct LogInfo {
@@ -36,8 +50,10 @@ pub struct LogInfo {
     pub checkpoint: Option<u64>,
     /// How many entries it is over.
     pub entries: u64,
-    /// Whether nobody but its owner has seen it.
+    /// Whether nobody but its owner has seen it, as far as the trust file's policy knows.
     pub self_witnessed: bool,
+    /// Who has signed the newest checkpoints, of those whose word counts.
+    pub anchors: Vec<AnchorInfo>,
     /// The newest checkpoint, for whoever keeps it as a memory.
     #[serde(skip)]
     pub note: Option<String>,

@@ -1,5 +1,6 @@
 //! One writer: genesis, key statements, headers (FORMAT sections 3, 4 and 7).
 
+use crate::anchors;
 use crate::{Anchor, Inventory, Picked, Session, Task, WriterKeys};
 use std::collections::{BTreeMap, HashMap};
 use waxseal_store::At;
@@ -292,6 +293,7 @@ fn headers(
     let mut faults: Vec<(u64, Finding)> = Vec::new();
     // Headers that are not logged: the first and the last, and when the first was sealed.
     let mut unlogged: Option<(u64, u64, Time)> = None;
+    let mut unsynchronized = 0;
     while number < end {
         let at = number;
         let key = name::batch_key(writer, at);
@@ -361,7 +363,15 @@ fn headers(
         };
         // A later one makes them what they are.
         faults.drain(..).for_each(|(_, f)| session.find(f));
-        if session.log.is_some() && session.logged(&key).is_none() {
+        let entry = session.logged(&key);
+        let ahead = entry.and_then(|e| anchors::is_ahead(&session.anchored, e.index, header.sealed_at));
+        if let Some(at) = ahead {
+            let detail =
+                format!("sealed at {}, and somebody outside has signed it by {at}", header.sealed_at);
+            session.find(finding(Verdict::Clock, detail));
+        }
+        unsynchronized += u64::from(header.clock.is_some_and(|c| !c.synchronized));
+        if session.log.is_some() && entry.is_none() {
             let first = unlogged.map_or((at, header.sealed_at), |(n, _, t)| (n, t));
             unlogged = Some((first.0, at, first.1));
         }
@@ -432,6 +442,10 @@ fn headers(
             None => finding,
         }
     };
+    if unsynchronized > 0 {
+        let detail = format!("{unsynchronized} header(s) say that the node's clock was not synchronised");
+        session.find(finding(Verdict::Clock, detail));
+    }
     if let Some((first, last, since)) = unlogged {
         let delay = session.trail.as_ref().map_or(0, |t| t.max_merge_delay);
         let delay = i64::try_from(delay).unwrap_or(i64::MAX);
