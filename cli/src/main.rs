@@ -11,6 +11,7 @@ mod hold;
 mod init;
 mod keys;
 mod privacy;
+mod prove;
 mod show;
 mod statement;
 mod tree;
@@ -36,6 +37,8 @@ enum Command {
     Keys(keys::Keys),
     Verify(verify::Verify),
     Show(show::Show),
+    Prove(prove::Prove),
+    VerifyProof(prove::VerifyProof),
     Hold(hold::Hold),
     Tree(tree::Tree),
     Generate(generate::Generate),
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Keys(c) => c.run(),
         Command::Verify(c) => c.run(),
         Command::Show(c) => c.run(),
+        Command::Prove(c) => c.run(),
+        Command::VerifyProof(c) => c.run(),
         Command::Hold(c) => c.run(),
         Command::Tree(c) => c.run(),
         Command::Generate(c) => c.run(),

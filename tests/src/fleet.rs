@@ -25,6 +25,14 @@ pub fn key() -> MemoryKey {
     MemoryKey::generate(Algorithm::Ed25519).expect("keys can be made")
 }
 
+/// A writer of this name, with an epoch that follows from `salt`: a UUID of version 7, as the page wants it.
+pub fn writer(name: &str, salt: &str) -> String {
+    let mut epoch = sha256(format!("{name} {salt}").as_bytes()).to_string();
+    epoch.replace_range(12..13, "7");
+    epoch.replace_range(16..17, "a");
+    format!("{name}.{}", &epoch[..32])
+}
+
 /// A trail and who writes it.
 pub struct Fleet {
     /// Has the operator's key.
@@ -79,8 +87,7 @@ impl Fleet {
 
     /// A new writer, at some second.
     pub fn join(&mut self, name: &str, second: i64) -> &mut Forge {
-        let epoch = sha256(format!("{name} {second}").as_bytes()).to_string();
-        let writer = format!("{name}.{}", &epoch[..32]);
+        let writer = writer(name, &second.to_string());
         let signers: Signers = vec![Arc::new(key())];
         let forge = Forge::new(self.id, &writer, signers, second, |_| {});
         self.writers.insert(name.to_owned(), forge);
@@ -102,7 +109,7 @@ impl Fleet {
 
     /// An operator's statement.
     pub fn state<P: Payload>(&mut self, payload: &P) -> String {
-        let envelope = sign(payload, &[self.operator.clone()]);
+        let envelope = sign(payload, std::slice::from_ref(&self.operator));
         let key = name::statement_key(P::KIND, &envelope.statement_hash());
         self.statements.insert(key.clone(), envelope.to_bytes().expect("small"));
         key

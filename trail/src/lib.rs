@@ -22,6 +22,8 @@ pub mod merkle;
 mod msgpack;
 pub mod name;
 mod number;
+#[cfg(feature = "statements")]
+pub mod proof;
 pub mod record;
 pub mod scan;
 #[cfg(feature = "statements")]

@@ -8,6 +8,7 @@
 
 mod anchors;
 mod log;
+pub mod prove;
 mod records;
 mod report;
 mod writer;

@@ -1,0 +1,428 @@
+//! Makes proofs of single events (`waxseal prove`): finds what belongs to one, and reads as little as that takes.
+//!
+//! An event id of version 7 says when it was made, so the events objects of the hours after that are looked into first; any other
+//! is looked for in all. Entries of the log are found by their time, too: rounds follow each other.
+
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use waxseal_events::{EventsError, MAX_OBJECT, Reader as Events};
+use waxseal_log::{Committed, ReadError, Reader, checkpoint, latest};
+use waxseal_store::{Store, StoreError, list_all_keys, oldest};
+use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
+use waxseal_trail::hash::{Hash, leaf_hash, sha256};
+use waxseal_trail::log::note::{Line, Note, VerifierKey};
+use waxseal_trail::log::proof::LogProof;
+use waxseal_trail::log::tile::{Tile, WIDTH};
+use waxseal_trail::merkle::inclusion_proof;
+use waxseal_trail::name;
+use waxseal_trail::proof::{FORMAT, InLog, Proof, path_text};
+use waxseal_trail::statement::{Batch, Keys, Writer};
+use waxseal_trail::time::Time;
+use waxseal_trail::valid::{self, Place};
+
+/// So many hours after an event id was made its batch is looked for before all others are.
+const HOURS: i64 = 3;
+
+/// Which event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// By its id.
+    Event(String),
+    /// By its writer (`<name>.<epoch>`, or the name of one with a single epoch) and sequence.
+    Sequence(String, u64),
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// An events object that cannot be read.
+    #[error("{0}: {1}")]
+    Events(String, EventsError),
+    /// No such event.
+    #[error("not in this trail")]
+    NotFound,
+    /// The name is of several writers.
+    #[error("{0} has several epochs: name one of them")]
+    Several(String),
+    /// Nothing to prove it with yet.
+    #[error("{0}")]
+    NotYet(String),
+    /// What is there is not what it should be.
+    #[error("{key}: {why}; waxseal verify says more")]
+    Bad {
+        /// Where.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+fn bad(key: &str, why: impl Display) -> ProveError {
+    ProveError::Bad { key: key.to_owned(), why: why.to_string() }
+}
+
+/// What a header says, and its envelope.
+type Header = (Batch, Vec<u8>);
+
+/// A record, its path and its header.
+struct Found {
+    record: Vec<u8>,
+    path: Vec<Hash>,
+    header: Batch,
+    envelope: Vec<u8>,
+}
+
+/// What proofs are made from.
+pub struct Prover<'a> {
+    store: &'a dyn Store,
+    trail: Hash,
+    log: VerifierKey,
+    /// Headers that were read.
+    headers: RefCell<BTreeMap<(String, u64), Header>>,
+    /// Entries by bundle, as far as they were read.
+    bundles: RefCell<BTreeMap<u64, Vec<Vec<u8>>>>,
+}
+
+/// When a statement says that it was made.
+fn made(entry: &[u8]) -> Option<(Place, Time)> {
+    let envelope = Envelope::parse(entry).ok()?;
+    let loose: serde_json::Value = serde_json::from_slice(&envelope.payload).ok()?;
+    let time = ["sealed_at", "created_at"].iter().find_map(|m| Time::parse(loose[m].as_str()?))?;
+    Some((valid::place(&envelope)?, time))
+}
+
+impl<'a> Prover<'a> {
+    /// For the trail with this id, whose log has this key.
+    pub fn new(store: &'a dyn Store, trail: Hash, log: VerifierKey) -> Prover<'a> {
+        Prover { store, trail, log, headers: RefCell::default(), bundles: RefCell::default() }
+    }
+
+    /// Makes a proof of each event that is wanted: an event id may be there more than once.
+    ///
+    /// # Errors
+    /// [`ProveError`].
+    pub fn prove(&self, wanted: &Wanted) -> Result<Vec<Proof>, ProveError> {
+        let found = match wanted {
+            Wanted::Sequence(writer, sequence) => vec![self.by_sequence(writer, *sequence)?],
+            Wanted::Event(id) => self.by_id(id)?,
+        };
+        let newest = latest(self.store, &self.log)?
+            .ok_or_else(|| ProveError::NotYet("the log has no checkpoint yet".to_owned()))?;
+        let (committed, note) = self.cosigned(newest)?;
+        let reader = Reader::open(self.store, Some(committed))?;
+        found.into_iter().map(|f| self.assemble(f, &reader, &note)).collect()
+    }
+
+    /// The newest checkpoint that others have signed, of the last few, with their lines; else the newest.
+    fn cosigned(&self, newest: Committed) -> Result<(Committed, Note), ProveError> {
+        let bare =
+            |c: &Committed| Note::parse(&c.bytes).map_err(|e| bad(&waxseal_log::checkpoint_key(c.number), e));
+        for number in (0..=newest.number).rev().take(3) {
+            let under = format!("anchors/{number:012}/cosignatures/");
+            let keys = self.store.list(&under, None, 100)?.keys;
+            if keys.is_empty() {
+                continue;
+            }
+            let committed = if number == newest.number {
+                newest.clone()
+            } else {
+                let Some(earlier) = checkpoint(self.store, &self.log, number, 0)? else { continue };
+                earlier
+            };
+            let mut note = bare(&committed)?;
+            for key in keys {
+                let text = self.store.get(&key)?.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
+                // Whether it is anybody's is for whoever checks the proof.
+                note.lines.extend(text.strip_suffix('\n').and_then(|t| Line::parse(t).ok()));
+            }
+            return Ok((committed, note));
+        }
+        let note = bare(&newest)?;
+        Ok((newest, note))
+    }
+
+    fn header(&self, writer: &str, batch: u64) -> Result<Header, ProveError> {
+        if let Some(known) = self.headers.borrow().get(&(writer.to_owned(), batch)) {
+            return Ok(known.clone());
+        }
+        let key = name::batch_key(writer, batch);
+        let read = |b: &[u8]| {
+            let envelope = Envelope::parse(b).ok()?;
+            let place = Place::Batch(writer.to_owned(), batch);
+            (valid::place(&envelope)? == place).then(|| valid::payload::<Batch>(&envelope).ok())?
+        };
+        let bytes = oldest(self.store, &key, MAX_ENVELOPE as u64, &|b| read(b).is_some())?;
+        let bytes = bytes.ok_or_else(|| bad(&key, "no header of this batch"))?;
+        let header = read(&bytes).ok_or_else(|| bad(&key, "no header of this batch"))?;
+        self.headers.borrow_mut().insert((writer.to_owned(), batch), (header.clone(), bytes.clone()));
+        Ok((header, bytes))
+    }
+
+    fn by_sequence(&self, wanted: &str, sequence: u64) -> Result<Found, ProveError> {
+        let mut writers = Vec::new();
+        let prefix = format!("batches/{wanted}");
+        let mut batches: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        list_all_keys(self.store, &prefix, &mut |key| {
+            let mut parts = key.split('/').skip(1);
+            let (Some(writer), Some(file)) = (parts.next(), parts.next()) else { return };
+            let is = writer == wanted || name::split_writer(writer).is_some_and(|(n, _)| n == wanted);
+            if let Some(number) = file.strip_suffix(".json").and_then(|n| n.parse().ok()).filter(|_| is) {
+                batches.entry(writer.to_owned()).or_default().push(number);
+            }
+        })?;
+        writers.extend(batches.keys().cloned());
+        let writer = match &writers[..] {
+            [one] => one.clone(),
+            [] => return Err(ProveError::NotFound),
+            _ => return Err(ProveError::Several(wanted.to_owned())),
+        };
+        let numbers = &batches[&writer];
+        // The last header that begins at or before it.
+        let (mut low, mut high) = (0, numbers.len());
+        let mut last = None;
+        while low < high {
+            let middle = low.midpoint(high);
+            let (header, envelope) = self.header(&writer, numbers[middle])?;
+            if header.events.first_sequence <= sequence {
+                low = middle + 1;
+                if header.events.count > 0 {
+                    last = Some((header, envelope));
+                }
+            } else {
+                high = middle;
+            }
+        }
+        let inside = |h: &Batch| {
+            (h.events.first_sequence..h.events.first_sequence + h.events.count).contains(&sequence)
+        };
+        match last {
+            Some((header, envelope)) if inside(&header) => {
+                let row = sequence - header.events.first_sequence;
+                let mut found = self.rows(header, envelope, |_| Ok(vec![row]))?;
+                found.pop().ok_or(ProveError::NotFound)
+            }
+            // Behind empty batches.
+            _ => {
+                for number in numbers.iter().rev() {
+                    let (header, envelope) = self.header(&writer, *number)?;
+                    if inside(&header) {
+                        let row = sequence - header.events.first_sequence;
+                        let mut found = self.rows(header, envelope, |_| Ok(vec![row]))?;
+                        return found.pop().ok_or(ProveError::NotFound);
+                    }
+                    if header.events.first_sequence + header.events.count <= sequence {
+                        break;
+                    }
+                }
+                Err(ProveError::NotFound)
+            }
+        }
+    }
+
+    fn by_id(&self, id: &str) -> Result<Vec<Found>, ProveError> {
+        // RFC 9562 section 5.7: 48 bits of milliseconds.
+        let hex: String = id.split('-').collect();
+        let millis = i64::from_str_radix(hex.get(..12).unwrap_or_default(), 16).ok();
+        let made = millis.filter(|_| hex.as_bytes().get(12) == Some(&b'7'));
+        if let Some(made) = made.and_then(|ms| Time::from_unix(ms / 1000, 0)) {
+            for hour in 0..HOURS {
+                let (date, hour) = made.saturating_add_seconds(hour * 3600).partition();
+                let found = self.in_objects(&format!("events/date={date}/hour={hour}/"), id, Some(made))?;
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
+        }
+        match self.in_objects("events/", id, None)? {
+            found if found.is_empty() => Err(ProveError::NotFound),
+            found => Ok(found),
+        }
+    }
+
+    /// Looks for an event id in the events objects under a prefix: of each writer first into the batch that was sealed next after
+    /// `made`, then into the one behind it, then into the others.
+    fn in_objects(&self, prefix: &str, id: &str, made: Option<Time>) -> Result<Vec<Found>, ProveError> {
+        let mut writers: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        list_all_keys(self.store, prefix, &mut |key| {
+            let file = key.rsplit('/').next().and_then(|f| f.strip_suffix(".parquet"));
+            let parts = file.and_then(|f| f.rsplit_once('-')).and_then(|(f, _)| f.rsplit_once('-'));
+            if let Some((writer, batch)) = parts.and_then(|(w, b)| Some((w, b.parse::<u64>().ok()?))) {
+                writers.entry(writer.to_owned()).or_default().push(batch);
+            }
+        })?;
+        let mut candidates: Vec<(u64, &String, u64)> = Vec::new();
+        for (writer, batches) in &mut writers {
+            batches.sort_unstable();
+            batches.dedup();
+            let (mut low, mut high) = (0, if made.is_some() { batches.len() } else { 0 });
+            while low < high {
+                let middle = low.midpoint(high);
+                let later =
+                    self.header(writer, batches[middle]).is_ok_and(|(h, _)| Some(h.sealed_at) >= made);
+                if later { high = middle } else { low = middle + 1 }
+            }
+            let rank = |i: usize| if i < low { (low - i) as u64 + 2 } else { (i - low) as u64 };
+            candidates.extend(batches.iter().enumerate().map(|(i, b)| (rank(i), writer, *b)));
+        }
+        candidates.sort_unstable();
+        let mut found = Vec::new();
+        for (_, writer, batch) in candidates {
+            let Ok((header, envelope)) = self.header(writer, batch) else { continue };
+            found.extend(self.rows(header, envelope, |events| events.find("event_id", id.as_bytes()))?);
+            // An id that says when it was made is there once, but for a source that repeats it.
+            if made.is_some() && !found.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The rows of a batch that `which` chooses.
+    fn rows(
+        &self,
+        header: Batch,
+        envelope: Vec<u8>,
+        which: impl Fn(&Events) -> Result<Vec<u64>, EventsError>,
+    ) -> Result<Vec<Found>, ProveError> {
+        let Some(object) = &header.object else { return Ok(Vec::new()) };
+        let key = name::events_key(&header.writer, header.batch, header.sealed_at, &object.sha256);
+        let is = |b: &[u8]| sha256(b) == object.sha256;
+        let bytes = oldest(self.store, &key, object.bytes.min(MAX_OBJECT), &is)?;
+        let bytes = bytes.ok_or_else(|| bad(&key, "missing, or not the one that its header names"))?;
+        let fault = |e: EventsError| ProveError::Events(key.clone(), e);
+        let events = Events::new(Bytes::from(bytes)).map_err(fault)?;
+        let rows = which(&events).map_err(fault)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut leaves, mut records) = (Vec::new(), Vec::new());
+        events
+            .read::<EventsError>(|step| {
+                for r in &step.records {
+                    if rows.contains(&(leaves.len() as u64)) {
+                        records.push((leaves.len(), r.data().to_vec()));
+                    }
+                    leaves.push(leaf_hash(r.data()));
+                }
+                Ok(())
+            })
+            .map_err(fault)?;
+        let found = records.into_iter().filter_map(|(index, record)| {
+            let path = inclusion_proof(&leaves, index)?;
+            Some(Found { record, path, header: header.clone(), envelope: envelope.clone() })
+        });
+        Ok(found.collect())
+    }
+
+    /// The bundle with this number, read once.
+    fn bundle(&self, reader: &Reader<'_>, index: u64) -> Result<Vec<Vec<u8>>, ProveError> {
+        if let Some(b) = self.bundles.borrow().get(&index) {
+            return Ok(b.clone());
+        }
+        let leaves = reader.leaves(index)?;
+        let bytes = reader.bundle(index, &leaves)?;
+        let tile = Tile { level: None, index, width: leaves.len() as u16 };
+        let entries: Vec<Vec<u8>> =
+            tile.entries(&bytes).unwrap_or_default().into_iter().map(<[u8]>::to_vec).collect();
+        self.bundles.borrow_mut().insert(index, entries.clone());
+        Ok(entries)
+    }
+
+    /// The entry that belongs at a place, and its number: first around where its time says.
+    fn entry(&self, reader: &Reader<'_>, place: &Place, at: Time) -> Result<(u64, Vec<u8>), ProveError> {
+        let count = reader.size().div_ceil(WIDTH);
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low.midpoint(high);
+            let latest = self.bundle(reader, middle)?.iter().filter_map(|e| Some(made(e)?.1)).max();
+            if latest.is_some_and(|t| t >= at) { high = middle } else { low = middle + 1 }
+        }
+        // From there outwards: a round is not in the order of time.
+        let around = (0..count).flat_map(|d| [low.checked_add(d), low.checked_sub(d + 1)]).flatten();
+        for index in around.filter(|i| *i < count) {
+            for (number, entry) in (index * WIDTH..).zip(self.bundle(reader, index)?) {
+                if Envelope::parse(&entry).ok().and_then(|e| valid::place(&e)).as_ref() == Some(place) {
+                    return Ok((number, entry));
+                }
+            }
+        }
+        let key = place.key(&Hash::empty());
+        Err(ProveError::NotYet(format!(
+            "{key} is not in the log yet: the next round of waxseal-anchor puts it there"
+        )))
+    }
+
+    fn in_log(&self, reader: &Reader<'_>, place: &Place, at: Time) -> Result<(Envelope, InLog), ProveError> {
+        let (index, entry) = self.entry(reader, place, at)?;
+        let key = place.key(&Hash::empty());
+        let envelope = Envelope::parse(&entry).map_err(|e| bad(&key, e))?;
+        let value = serde_json::from_slice(&entry).map_err(|e| bad(&key, e))?;
+        let path = path_text(&reader.inclusion_proof(index)?);
+        Ok((envelope, InLog { envelope: value, index, path }))
+    }
+
+    fn assemble(&self, found: Found, reader: &Reader<'_>, note: &Note) -> Result<Proof, ProveError> {
+        let h = &found.header;
+        let place = Place::Batch(h.writer.clone(), h.batch);
+        let header_key = name::batch_key(&h.writer, h.batch);
+        let (index, entry) = self.entry(reader, &place, h.sealed_at)?;
+        if entry != found.envelope {
+            return Err(bad(&header_key, "the log has another header there"));
+        }
+        let path = reader.inclusion_proof(index)?;
+        let log = LogProof { extra: None, index, path, checkpoint: note.to_string() }.to_string();
+        // The genesis says itself when it was made; until it is read, the header's time is the latest that it can be.
+        let genesis_key = name::genesis_key(&h.writer);
+        let stored = oldest(self.store, &genesis_key, MAX_ENVELOPE as u64, &|b| {
+            valid::genesis(&self.trail, &h.writer, b).is_ok()
+        })?;
+        let stored = stored.ok_or_else(|| bad(&genesis_key, "missing"))?;
+        let at = made(&stored).map_or(h.sealed_at, |(_, t)| t);
+        let (envelope, genesis) = self.in_log(reader, &Place::Genesis(h.writer.clone()), at)?;
+        let statement: Writer = valid::payload(&envelope).map_err(|e| bad(&genesis_key, e))?;
+        let mut keys = Vec::new();
+        for number in 1..=h.keys {
+            let place = Place::Keys(h.writer.clone(), number);
+            let (envelope, in_log) = self.in_log(reader, &place, at)?;
+            let _: Keys = valid::payload(&envelope).map_err(|e| bad(&place.key(&Hash::empty()), e))?;
+            keys.push(in_log);
+        }
+        // Certificates are only of use with the name of the trail; whoever has the writer's key pinned wants neither.
+        let digests = statement.keys.iter().flat_map(|k| &k.certificates);
+        let certificates: Vec<String> = digests
+            .filter_map(|d| {
+                let is = |b: &[u8]| sha256(b) == *d;
+                oldest(self.store, &name::certificate_key(d), 1 << 20, &is).ok().flatten()
+            })
+            .map(|der| data_encoding::BASE64.encode(&der))
+            .collect();
+        let trail = if certificates.is_empty() {
+            None
+        } else {
+            let is = |b: &[u8]| valid::trail(b).is_ok_and(|(e, _)| e.statement_hash() == self.trail);
+            let bytes = oldest(self.store, name::TRAIL, MAX_ENVELOPE as u64, &is)?;
+            bytes.and_then(|b| serde_json::from_slice(&b).ok())
+        };
+        Ok(Proof {
+            format: FORMAT.to_owned(),
+            trail: self.trail,
+            record: serde_json::from_slice(&found.record).map_err(|e| bad(&header_key, e))?,
+            path: path_text(&found.path),
+            header: serde_json::from_slice(&found.envelope).map_err(|e| bad(&header_key, e))?,
+            log,
+            genesis,
+            keys,
+            statement: trail,
+            certificates,
+        })
+    }
+}
