@@ -2,7 +2,7 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/waxseal/target
 CARGO ?= cargo
 
-.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-filters bench-filters-fluent-bit bench-privacy memory kit deny fuzz
+.PHONY: all build release demo demo-fluent-bit test wasm lint fmt bench bench-intake bench-s3 bench-log bench-filters bench-filters-fluent-bit bench-privacy memory kit deny fuzz
 
 all: build
 
@@ -52,6 +52,11 @@ bench-intake:
 bench-s3:
 	$(CARGO) build --locked --release --workspace
 	"$(CARGO_TARGET_DIR)/release/bench-s3"
+
+# A million statements into a log on the local store, beside the same bytes hashed and written plainly. STATEMENTS=1000000.
+bench-log:
+	$(CARGO) build --locked --release -p waxseal-e2e --bin bench-log
+	"$(CARGO_TARGET_DIR)/release/bench-log" $(STATEMENTS)
 
 # Filters as modules beside the same logic run natively; needs make wasm. FILTERS="1000000 400000" is more events, more networks;
 # FILTERS=--plugin, as it is inside Fluent Bit.

@@ -285,8 +285,7 @@ fn a_round_costs_requests_for_who_writes_not_for_who_has_retired() {
     // One key for all, so that the trust file stays small.
     let mut live = Vec::new();
     for n in 0..20_200 {
-        let id = sha(&format!("{n}"));
-        let writer = format!("node-{n}.{}", &id[..32]);
+        let writer = waxseal_e2e::fleet::writer(&format!("node-{n}"), "0");
         let mut forge = waxseal_e2e::forge::Forge::new(fleet.id, &writer, vec![key.clone()], 0, |_| {});
         let retired = n >= 200;
         forge.seal(&[], 10, |h| h.state = if retired { State::Retired } else { State::Running });
@@ -323,10 +322,6 @@ fn a_round_costs_requests_for_who_writes_not_for_who_has_retired() {
     assert!(r.list <= 200 + 21 + 20, "{r:?}");
     assert!(r.get <= 200 + 20, "{r:?}");
     assert!(r.put <= 10, "{r:?}");
-}
-
-fn sha(text: &str) -> String {
-    waxseal_trail::hash::sha256(text.as_bytes()).to_string()
 }
 
 /// Adding to a log of many entries reads and writes what lies at its right edge.
@@ -464,4 +459,75 @@ fn two_workers_show_one_log() {
     let report = fleet.verify(&*bucket, 210, vec![]);
     assert_eq!(report.exit_status(false, false), 0, "{:?}", report.findings);
     assert_eq!(report.log.unwrap().checkpoint.map(|n| n >= 29), Some(true));
+}
+
+/// The real worker, killed at a hundred random points.
+#[test]
+fn killed_a_hundred_times_it_loses_nothing_and_forks_nothing() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let dir = tempfile::tempdir().unwrap();
+    let trail = dir.path().join("trail");
+    std::fs::create_dir_all(&trail).unwrap();
+    let store = local_store(&trail);
+    let mut fleet = Fleet::new(&["a", "b", "c"]);
+    let headers = |fleet: &mut Fleet, second: i64| {
+        let forges = fleet.writers.values_mut();
+        forges.for_each(|f| drop(f.seal(&[], second, |_| {})));
+    };
+    (0..100).for_each(|n| headers(&mut fleet, n));
+    fleet.put(&store);
+    let p = |s: &str| dir.path().join(s).display().to_string();
+    std::fs::write(p("worker.key"), fleet.worker_key().to_pem().unwrap()).unwrap();
+    std::fs::write(p("trust.yaml"), fleet.trust_yaml()).unwrap();
+    let yaml =
+        "trail: fleet\nstore: file://TRAIL\nstate_dir: state\nkey: file:worker.key\ntrust: trust.yaml\n";
+    std::fs::write(p("anchor.yaml"), yaml.replace("TRAIL", &trail.display().to_string())).unwrap();
+    let config = p("anchor.yaml");
+    let start = || {
+        let mut command = Command::new(waxseal_e2e::process::bin("waxseal-anchor"));
+        command.args(["--config", &config, "--once"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let (mut killed, mut shown, mut longest) = (0, Vec::new(), Duration::from_millis(30));
+    for n in 0..600 {
+        if killed == 100 {
+            break;
+        }
+        let mut child = start();
+        std::thread::sleep(longest.mul_f64(fastrand::f64()));
+        let ended = child.try_wait().unwrap().is_some();
+        let began = Instant::now();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        killed += u32::from(!ended);
+        // As long as a round takes here, about.
+        longest = if ended { longest.mul_f64(0.9) } else { longest.mul_f64(1.02) };
+        assert!(began.elapsed() < Duration::from_secs(60));
+        shown.extend(newest(&store, &fleet.log, None).unwrap());
+        if ended || n % 5 == 0 {
+            headers(&mut fleet, 200 + n);
+            fleet.put(&store);
+        }
+    }
+    assert_eq!(killed, 100);
+    let out = start().wait().unwrap();
+    assert!(out.success());
+    let all = entries(&fleet, &store);
+    let have: BTreeSet<&Vec<u8>> = all.iter().collect();
+    let objects = fleet.objects();
+    let wanted = objects.iter().filter(|(k, _)| !k.starts_with("events/"));
+    assert!(wanted.clone().all(|(_, b)| have.contains(b)));
+    let leaves: Vec<Hash> = all.iter().map(|e| leaf_hash(e)).collect();
+    let checkpoints: BTreeSet<u64> = shown.iter().map(|c| c.number).collect();
+    for c in &shown {
+        assert_eq!(merkle::root(&leaves[..c.checkpoint.size as usize]), c.checkpoint.root);
+    }
+    let silent: Vec<_> = findings(&all).into_iter().map(|(v, _)| v).collect();
+    assert!(silent.iter().all(|v| v == "SILENT"), "{silent:?}: all else is as it should be");
+    println!(
+        "killed {killed} times; {} entries, {} checkpoints seen on the way",
+        all.len(),
+        checkpoints.len()
+    );
 }
