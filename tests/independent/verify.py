@@ -8,7 +8,8 @@
 TRAIL is a local directory. Exit status: 0 nothing wrong, 1 something is, 2 the check could not be made.
 Needs Python 3.11, pyarrow and cryptography; shares no code with any other implementation.
 
-Left out: buckets, and everything the page marks reserved (a trust file that asks for it is UNREADABLE). Of RFC 5280
+Left out: buckets, the log and what proves it from outside (a trust file that names any of it is UNREADABLE; verify_proof.py checks
+proofs of single events), and everything the page marks reserved. Of RFC 5280
 only names, signatures, validity, basicConstraints, keyUsage, path length and SAN are judged; a certificate with any
 other critical extension vouches for nothing. The trust file is read as a small YAML subset: block maps and lists,
 plain and quoted scalars, `[]` and comments.
