@@ -884,7 +884,7 @@ def read_yaml(text):
     return value
 
 
-RESERVED_TRUST = ("log", "policy", "timestamps", "ethereum", "revoked")
+RESERVED_TRUST = ("log", "policy", "max_anchor_age", "timestamps", "ethereum", "revoked")
 
 
 @dataclass
