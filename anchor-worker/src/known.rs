@@ -58,9 +58,11 @@ impl KnownWriter {
         keys.into_iter().flat_map(|k| &k.keys).filter_map(|k| PublicKey::from_base64(k).ok()).collect()
     }
 
-    /// Whether there can be headers of it that are not logged.
-    pub fn is_live(&self) -> bool {
-        !self.retired || self.last_batch.is_some_and(|last| self.next <= last)
+    /// Whether there can be headers of it that are not logged: of one that an operator has retired, until the last that was named
+    /// has come, and none was promised in the last `delay` seconds.
+    pub fn is_live(&self, now: Time, delay: i64) -> bool {
+        let promised = self.next_by.is_some_and(|t| now <= t.saturating_add_seconds(delay));
+        !self.retired || promised || self.last_batch.is_some_and(|last| self.next <= last)
     }
 
     fn found(&mut self, batch: u64) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use waxseal_log::Committed;
 use waxseal_signing::{Signer, SignerError};
-use waxseal_store::{At, Mark, Put, Retain, Store, StoreError, Version};
+use waxseal_store::{At, Kind, Mark, Put, Retain, Store, StoreError, Version};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE, Signature};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::note::VerifierKey;
@@ -131,7 +131,7 @@ fn each_chunk(
         match page.next {
             Some(next) if mark.as_ref() == Some(&next) => {
                 let why = std::io::Error::other("the listing does not move on");
-                return Err(StoreError::new("list", prefix, waxseal_store::Kind::Unavailable, why).into());
+                return Err(StoreError::new("list", prefix, Kind::Unavailable, why).into());
             }
             Some(next) => mark = Some(next),
             None => break,
@@ -246,7 +246,7 @@ impl Running<'_, '_, '_> {
     }
 
     /// The bodies of all versions in a chunk, read at once: of each key those that are not too large.
-    fn read(&self, chunk: &[Listed]) -> Result<Vec<Vec<Vec<u8>>>, RoundError> {
+    fn read(&mut self, chunk: &[Listed]) -> Result<Vec<Vec<Vec<u8>>>, RoundError> {
         let limit = MAX_ENVELOPE as u64;
         let small = |v: &&Version| v.bytes.is_none_or(|n| n <= limit);
         let ats: Vec<At> = chunk
@@ -255,17 +255,23 @@ impl Running<'_, '_, '_> {
             .map(|v| At { key: v.key.clone(), version: v.id.clone(), bytes: v.bytes })
             .collect();
         let mut bodies = self.round.store.read_all(&ats, limit).into_iter();
-        chunk
-            .iter()
-            .map(|l| {
-                let mut all = Vec::new();
-                for _ in l.versions.iter().filter(small) {
+        let mut all = Vec::new();
+        for listed in chunk {
+            let mut of_key = Vec::new();
+            for _ in listed.versions.iter().filter(small) {
+                match bodies.next().transpose() {
                     // Gone since the listing, or too large: then it is no object.
-                    all.extend(bodies.next().transpose()?.flatten().and_then(|o| o.body));
+                    Ok(object) => of_key.extend(object.flatten().and_then(|o| o.body)),
+                    // Whoever may put can put what nobody here may read; that must not stop all the others.
+                    Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission) => {
+                        self.outcome.kept_out.insert(listed.key.clone(), e.to_string());
+                    }
+                    Err(e) => return Err(e.into()),
                 }
-                Ok(all)
-            })
-            .collect()
+            }
+            all.push(of_key);
+        }
+        Ok(all)
     }
 
     fn judge(bodies: Vec<Vec<u8>>, is: &dyn Fn(&[u8]) -> Result<Envelope, Out>) -> Judged {
@@ -360,7 +366,9 @@ impl Running<'_, '_, '_> {
     /// The headers of all writers that go on.
     fn headers(&mut self) -> Result<(), RoundError> {
         let store = self.round.store;
-        let live = self.known.writers.iter().filter(|(_, w)| w.is_live());
+        let delay = i64::try_from(self.round.gate.trail.max_merge_delay).unwrap_or(i64::MAX);
+        let now = self.round.now;
+        let live = self.known.writers.iter().filter(|(_, w)| w.is_live(now, delay));
         let live: Vec<(String, u64)> = live.map(|(w, k)| (w.clone(), k.next)).collect();
         for (writer, next) in live {
             let after = next.checked_sub(1).map(|n| name::batch_key(&writer, n));

@@ -7,7 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use waxseal_anchor::config::read_trust;
-use waxseal_store::At;
+use waxseal_store::oldest;
+use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::log::note::{Kind, VerifierKey};
 use waxseal_trail::name;
@@ -55,8 +56,12 @@ impl Prove {
             None => bail!("{:?} is neither an event id (a UUID) nor WRITER:SEQUENCE", self.what),
         };
         let trust = self.trust.as_deref().map(read_trust).transpose().map_err(|e| anyhow!(e))?;
-        let bytes = store.read(&At::key(name::TRAIL), 60_000)?.and_then(|o| o.body);
-        let bytes = bytes.ok_or_else(|| anyhow!("{} holds no trail.json", store.place()))?;
+        let is = |b: &[u8]| {
+            let id = valid::trail(b).ok().map(|(e, _)| e.statement_hash());
+            id.is_some_and(|id| trust.as_ref().is_none_or(|t| t.trail == id))
+        };
+        let bytes = oldest(&*store, name::TRAIL, MAX_ENVELOPE as u64, &is)?;
+        let bytes = bytes.ok_or_else(|| anyhow!("{} holds no such trail.json", store.place()))?;
         let (envelope, _) = valid::trail(&bytes).context(name::TRAIL)?;
         let trail: Trail = valid::payload(&envelope).context(name::TRAIL)?;
         let id = envelope.statement_hash();
@@ -66,13 +71,21 @@ impl Prove {
                 let origin = format!("{}/{}", trail.origin, &id.to_string()[..16]);
                 let keys = trail.workers.iter().filter_map(|w| PublicKey::from_base64(w).ok());
                 let keys = keys.filter(|k| k.algorithm() == "ed25519");
-                let key = keys
+                let keys = keys
                     .filter_map(|k| VerifierKey::new(&origin, Kind::Note, k.spki().last_chunk::<32>()?).ok());
-                key.into_iter().next().ok_or_else(|| anyhow!("the trail names no worker with a log's key"))?
+                let mut found = None;
+                for key in keys {
+                    // Of several workers, the one whose log it is.
+                    if found.is_none() || waxseal_log::checkpoint(&*store, &key, 0, 0)?.is_some() {
+                        found = Some(key);
+                    }
+                }
+                found.ok_or_else(|| anyhow!("the trail names no worker with a log's key"))?
             }
         };
         let before = store.requests();
-        let proofs = match Prover::new(&*store, id, log).prove(&wanted) {
+        let policy = trust.as_ref().and_then(|t| t.policy.as_ref());
+        let proofs = match Prover::new(&*store, id, log, policy).prove(&wanted) {
             Ok(proofs) => proofs,
             Err(ProveError::NotFound) => {
                 eprintln!("waxseal: {}: not in this trail", self.what);

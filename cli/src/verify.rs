@@ -13,6 +13,7 @@ use waxseal_anchor::config::read_trust;
 use waxseal_anchor::http::Client;
 use waxseal_sink::clock::{Clock as _, SystemClock};
 use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::{MAX_NOTE, Note, VerifierKey};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
@@ -100,20 +101,30 @@ fn ask_witnesses(trust: &Trust) -> anyhow::Result<Vec<Memory>> {
     for (name, witness) in &policy.witnesses {
         let Some(url) = &witness.url else { continue };
         let url = format!("{}/{origin}/checkpoint", url.trim_end_matches('/'));
-        let answer = http.get(&url, MAX_NOTE as u64).map_err(|e| anyhow!("witness {name}: {e}"))?;
-        match answer.status {
-            200 => {}
-            // It has never seen this log.
-            404 => continue,
-            status => bail!("witness {name}: {url}: it answers {status}"),
-        }
-        let note = Note::parse(&answer.body).with_context(|| url.clone())?;
-        let signed = note.signed_by(&witness.key).with_context(|| url.clone())?;
-        let at = signed.ok_or_else(|| anyhow!("witness {name}: {url}: it has not signed this"))?.time;
+        type Seen = Option<(Vec<u8>, Option<u64>)>;
+        let seen = || -> Result<Seen, String> {
+            let answer = http.get(&url, MAX_NOTE as u64)?;
+            match answer.status {
+                200 => {}
+                // It has never seen this log.
+                404 => return Ok(None),
+                status => return Err(format!("{url}: it answers {status}")),
+            }
+            let note = Note::parse(&answer.body).map_err(|e| format!("{url}: {e}"))?;
+            let signed = note.signed_by(&witness.key).map_err(|e| format!("{url}: {e}"))?;
+            let time = signed.ok_or_else(|| format!("{url}: it has not signed this"))?.time;
+            Ok(Some((answer.body, time)))
+        };
+        let (checkpoint, time) = match seen() {
+            Ok(Some((note, time))) => (Ok(note), time),
+            Ok(None) => continue,
+            // The rest can be judged without it.
+            Err(why) => (Err(why), None),
+        };
         memories.push(Memory {
             what: format!("witness {name}"),
-            checkpoint: answer.body,
-            at: at.and_then(|t| Time::from_unix(i64::try_from(t).ok()?, 0)),
+            checkpoint,
+            at: time.and_then(|t| Time::from_unix(i64::try_from(t).ok()?, 0)),
         });
     }
     Ok(memories)
@@ -156,7 +167,7 @@ impl State {
     fn memory(&self) -> Option<Memory> {
         Some(Memory {
             what: format!("this verifier ({})", self.path.display()),
-            checkpoint: self.file.checkpoint.clone()?.into_bytes(),
+            checkpoint: Ok(self.file.checkpoint.clone()?.into_bytes()),
             at: self.file.seen_at,
         })
     }
@@ -164,9 +175,13 @@ impl State {
     /// Keeps the newest checkpoint, unless the log does not extend what was kept.
     #[allow(clippy::disallowed_methods)] // a person's own memory, not evidence
     fn keep(&mut self, report: &Report) {
-        let doubted = |f: &Finding| matches!(f.verdict, Verdict::Rollback | Verdict::Truncated);
-        let Some(note) = report.log.as_ref().and_then(|l| l.note.clone()) else { return };
-        if report.findings.iter().any(doubted) || self.file.checkpoint.as_ref() == Some(&note) {
+        let log = report.log.as_ref().filter(|l| l.extends);
+        let Some((note, entries)) = log.and_then(|l| Some((l.note.clone()?, l.entries))) else { return };
+        // Another verifier may have seen more meanwhile.
+        let now = State::load(self.path.clone(), self.file.trail).ok().and_then(|s| s.file.checkpoint);
+        let size =
+            |note: &String| Checkpoint::parse(&Note::parse(note.as_bytes()).ok()?.text).ok().map(|c| c.size);
+        if now.as_ref().and_then(size).is_some_and(|there| there >= entries) {
             return;
         }
         self.file.checkpoint = Some(note);
@@ -228,7 +243,11 @@ impl Verify {
         let mut state = state.transpose()?;
         for path in &self.checkpoint {
             let checkpoint = std::fs::read(path).with_context(|| path.display().to_string())?;
-            options.memories.push(Memory { what: path.display().to_string(), checkpoint, at: None });
+            options.memories.push(Memory {
+                what: path.display().to_string(),
+                checkpoint: Ok(checkpoint),
+                at: None,
+            });
         }
         if let (Anchor::File(trust), true) = (&options.anchor, self.ask_witnesses) {
             options.memories.extend(ask_witnesses(trust)?);

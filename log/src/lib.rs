@@ -52,6 +52,18 @@ pub enum ReadError {
         /// The checkpoint.
         number: u64,
     },
+    /// Strangers have put so much beside the right edge that the log's own cannot be told from it.
+    #[error(
+        "{versions} ways to put together what lies at {object} and above it, and none of the first {MAX_TRIES} is checkpoint {number}'s"
+    )]
+    Crowded {
+        /// The lowest tile.
+        object: String,
+        /// The checkpoint.
+        number: u64,
+        /// How many ways there are.
+        versions: usize,
+    },
     /// The store is behind what was seen.
     #[error("checkpoint {0} is not there any more, which was seen before: the store shows an old state")]
     Rollback(u64),
@@ -159,7 +171,11 @@ impl<'s> Reader<'s> {
             (edge.root() == checkpoint.root).then_some(edge)
         });
         let object = tiles.first().map_or_else(|| checkpoint_key(number), tile_key);
-        reader.edge = edge.ok_or(ReadError::Damaged { object, number })?;
+        let crowded = ways > MAX_TRIES;
+        reader.edge = edge.ok_or(match object {
+            object if crowded => ReadError::Crowded { object, number, versions: ways },
+            object => ReadError::Damaged { object, number },
+        })?;
         Ok(reader)
     }
 
@@ -337,27 +353,29 @@ pub fn newest(
         found = Some(seen.clone());
     }
     let ahead = |f: &Option<Committed>| f.as_ref().map_or((0, 0), |f| (f.number + 1, f.checkpoint.size));
-    loop {
+    'walk: loop {
         let (next, size) = ahead(&found);
-        match checkpoint(store, key, next, size)? {
-            Some(c) => found = Some(c),
-            None => break,
+        if let Some(c) = checkpoint(store, key, next, size)? {
+            found = Some(c);
+            continue;
         }
-    }
-    let (next, size) = ahead(&found);
-    let prefix = "log/checkpoints/";
-    let mut after = found.as_ref().map(|f| checkpoint_key(f.number));
-    loop {
-        let page = store.list(prefix, after.as_deref(), 1000)?;
-        let numbers = page.keys.iter().filter_map(|k| k.strip_prefix(prefix)?.parse::<u64>().ok());
-        for number in numbers.filter(|n| *n < NUMBERS) {
-            if checkpoint(store, key, number, size)?.is_some() {
-                return Err(ReadError::Missing { object: checkpoint_key(next), number });
+        let prefix = "log/checkpoints/";
+        let mut after = found.as_ref().map(|f| checkpoint_key(f.number));
+        loop {
+            let page = store.list(prefix, after.as_deref(), 1000)?;
+            let numbers = page.keys.iter().filter_map(|k| k.strip_prefix(prefix)?.parse::<u64>().ok());
+            for number in numbers.filter(|n| *n < NUMBERS) {
+                match checkpoint(store, key, number, size)? {
+                    // Another worker has committed it meanwhile.
+                    Some(_) if number == next => continue 'walk,
+                    Some(_) => return Err(ReadError::Missing { object: checkpoint_key(next), number }),
+                    None => {}
+                }
             }
-        }
-        match page.keys.last().filter(|_| page.more) {
-            Some(last) => after = Some(last.clone()),
-            None => return Ok(found),
+            match page.keys.last().filter(|_| page.more) {
+                Some(last) => after = Some(last.clone()),
+                None => return Ok(found),
+            }
         }
     }
 }
@@ -384,8 +402,14 @@ pub fn latest(store: &dyn Store, key: &VerifierKey) -> Result<Option<Committed>,
     }
     // Strangers may have written under later numbers.
     for number in (0..=low).rev().take(8) {
-        if let Some(found) = checkpoint(store, key, number, 0)? {
-            return Ok(Some(found));
+        // Copies of earlier ones may lie under its name: the one that goes furthest is its own.
+        let (mut found, mut above) = (None, 0);
+        while let Some(further) = checkpoint(store, key, number, above)? {
+            above = further.checkpoint.size;
+            found = Some(further);
+        }
+        if found.is_some() {
+            return Ok(found);
         }
     }
     newest(store, key, None)

@@ -136,6 +136,7 @@ def trust_file(path):
 
 
 def check(data, trust, policy):
+    need(not trust.get("revoked"), "a trust file with revoked keys, which is not read here")
     need(data.endswith(b"\n"), "no newline at its end")
     proof = v.canonical(data[:-1])
     need(proof["format"] == "waxseal/proof/1", "another format")

@@ -53,6 +53,8 @@ pub struct Fleet {
     pub expected: Expected,
     /// The witnesses' lines of the policy, and its quorum.
     pub policy: Option<String>,
+    /// How old proof from outside may be, in seconds.
+    pub max_anchor_age: Option<u64>,
     /// Operators' statements.
     pub statements: Objects,
 }
@@ -77,6 +79,7 @@ impl Fleet {
             writers: BTreeMap::new(),
             expected: Expected::default(),
             policy: None,
+            max_anchor_age: None,
             statements: Objects::new(),
         };
         for name in names {
@@ -141,6 +144,9 @@ impl Fleet {
         for (name, forge) in &self.writers {
             let genesis = &forge.genesis.keys[0].spki;
             yaml.push_str(&format!("  - name: {name}\n    keys: [{genesis}]\n"));
+        }
+        if let Some(age) = self.max_anchor_age {
+            yaml.push_str(&format!("max_anchor_age: {age}\n"));
         }
         if let Some(policy) = &self.policy {
             yaml.push_str("policy: |\n");

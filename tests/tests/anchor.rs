@@ -393,7 +393,7 @@ fn with_all_keys_stolen_a_kept_checkpoint_tells() {
     let memory = |kept: &waxseal_log::Committed| {
         vec![waxseal_verify::Memory {
             what: "a friend".into(),
-            checkpoint: kept.bytes.clone(),
+            checkpoint: Ok(kept.bytes.clone()),
             at: Some(at(60)),
         }]
     };
@@ -530,4 +530,119 @@ fn killed_a_hundred_times_it_loses_nothing_and_forks_nothing() {
         all.len(),
         checkpoints.len()
     );
+}
+
+/// A logged trail in a bucket: who wrote it, and where it is.
+fn logged(names: &[&str], batches: i64) -> (Fleet, Arc<MemoryBucket>) {
+    let mut fleet = Fleet::new(names);
+    (0..batches).for_each(|n| fleet.seal(10 + n));
+    let bucket = all_objects(&fleet.objects());
+    fleet.worker(bucket.clone(), None).round(at(50)).unwrap();
+    (fleet, bucket)
+}
+
+#[test]
+fn what_was_logged_and_is_changed_or_gone_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(local_store(dir.path()));
+    let mut fleet = Fleet::new(&["a"]);
+    fleet.seal(10);
+    fleet.expected.names = ["nobody".to_owned()].into();
+    fleet.put(&*store);
+    fleet.worker(store.clone(), None).round(at(50)).unwrap();
+    assert_eq!(verdicts(&fleet.verify(&*store, 60, vec![])), Vec::<&str>::new());
+    // A finding of the worker's own.
+    let key = waxseal_e2e::fleet::dump(&*store).into_keys().find(|k| k.contains("finding")).unwrap();
+    let path = dir.path().join(&key);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(verdicts(&fleet.verify(&*store, 60, vec![])), ["TRUNCATED"]);
+    std::fs::write(&path, b"junk").unwrap();
+    assert_eq!(verdicts(&fleet.verify(&*store, 60, vec![])), ["TAMPERED"]);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    // Strangers in a bucket make no fork, and hide nothing.
+    let (fleet, bucket) = logged(&["a"], 3);
+    let mut other = Fleet::new(&[]);
+    other.id = fleet.id;
+    for _ in 0..2 {
+        for (key, bytes) in &other.join("x", 5).objects {
+            bucket.stranger(key, bytes);
+        }
+    }
+    let report = fleet.verify(&*bucket, 60, vec![]);
+    assert_eq!((verdicts(&report), report.exit_status(false, false)), (vec!["FOREIGN"], 0));
+    // The newest checkpoint's name is overwritten after it was written.
+    let newest = newest(&*bucket, &fleet.log, None).unwrap().unwrap();
+    bucket.stranger(&waxseal_log::checkpoint_key(newest.number), b"junk");
+    bucket.stranger("log/checkpoint", b"junk");
+    let memory = waxseal_verify::Memory { what: "a friend".into(), checkpoint: Ok(newest.bytes), at: None };
+    let report = fleet.verify(&*bucket, 60, vec![memory]);
+    assert_eq!(
+        (verdicts(&report), report.exit_status(false, false)),
+        (vec!["FOREIGN"], 0),
+        "{:?}",
+        report.findings
+    );
+}
+
+#[test]
+fn headers_that_are_gone_after_their_time_have_expired() {
+    let (fleet, bucket) = logged(&["a"], 3);
+    let writer = fleet.writers["a"].writer.clone();
+    let days = 2556 * 86_400;
+    for batch in [0, 2] {
+        bucket.remove(&name::batch_key(&writer, batch)).unwrap();
+    }
+    let before = fleet.verify(&*bucket, 60, vec![]);
+    assert_eq!(verdicts(&before)[..2], ["TRUNCATED", "GAP"]);
+    let objects = bucket.objects();
+    objects.keys().filter(|k| k.starts_with("events/")).for_each(|k| drop(bucket.remove(k)));
+    let after = fleet.verify(&*bucket, days, vec![]);
+    assert_eq!(verdicts(&after), ["SILENT", "EXPIRED"], "{:?}", after.findings);
+    let expired = after.findings.iter().filter(|f| f.verdict.name() == "EXPIRED").count();
+    assert_eq!(expired, 2 + 3, "two headers and three events objects");
+}
+
+/// A key that was stolen: what the log had before stands, and nothing after it.
+#[test]
+fn what_a_revoked_key_signed_stands_if_it_was_logged_before() {
+    let mut fleet = Fleet::new(&["a"]);
+    fleet.seal(10);
+    let stolen = fleet.get("a").signers[0].public().id();
+    let bucket = all_objects(&fleet.objects());
+    let mut worker = fleet.worker(bucket.clone(), None);
+    let size = worker.round(at(20)).unwrap().newest.unwrap().checkpoint.size;
+    let new = vec![Arc::new(waxseal_e2e::fleet::key()) as Arc<dyn waxseal_signing::Signer>];
+    fleet.get("a").rotate(new, |_| {});
+    let rows = fleet.get("a").rows(&[b"{}"], 30);
+    fleet.get("a").seal(&rows, 30, |_| {});
+    let put = |fleet: &Fleet| {
+        for (k, b) in fleet.objects().iter().filter(|(k, _)| bucket.get(k).unwrap().is_none()) {
+            bucket.stranger(k, b);
+        }
+    };
+    put(&fleet);
+    let after = worker.round(at(40)).unwrap().newest.unwrap().checkpoint.size;
+    let revoked = |log_size: u64| {
+        let yaml = format!("{}revoked:\n  - key: {stolen}\n    log_size: {log_size}\n", fleet.trust_yaml());
+        waxseal_trail::trust::Trust::parse(&yaml, &|_| Err(String::new())).unwrap()
+    };
+    let verify = |size: u64| fleet.verify_with(&*bucket, revoked(size), at(50), vec![]);
+    let prove = |size: u64, sequence: u64| {
+        let writer = fleet.writers["a"].writer.clone();
+        let wanted = waxseal_verify::prove::Wanted::Sequence(writer, sequence);
+        let prover = waxseal_verify::prove::Prover::new(&*bucket, fleet.id, fleet.log.clone(), None);
+        prover.prove(&wanted).unwrap()[0].verify(&revoked(size)).map(drop)
+    };
+    // The rotation itself was logged before: all of it stands.
+    assert_eq!(verdicts(&verify(after)), Vec::<&str>::new());
+    assert_eq!((prove(after, 0), prove(after, 1)), (Ok(()), Ok(())));
+    // Before the rotation: the first header stands, the new key came by a key that was revoked.
+    assert_ne!(verify(size).exit_status(false, false), 0);
+    assert_eq!(prove(size, 0), Ok(()));
+    assert!(prove(size, 1).unwrap_err().to_string().contains("revoked"));
+    // Before everything.
+    assert_ne!(verify(1).exit_status(false, false), 0);
+    assert!(prove(1, 0).is_err());
 }

@@ -40,7 +40,7 @@ fn judge(kit: &Path, trust: &Trust, case: &Case) -> (u8, Vec<String>, String) {
             .zip(case.args.iter().skip(1))
             .filter(|(flag, _)| *flag == "--checkpoint")
             .map(|(_, file)| file.replace("{kit}", &kit.display().to_string()))
-            .map(|file| Memory { checkpoint: std::fs::read(&file).unwrap(), what: file, at: None })
+            .map(|file| Memory { checkpoint: Ok(std::fs::read(&file).unwrap()), what: file, at: None })
             .collect(),
     };
     let report = verify(&store, &options, &Silent);

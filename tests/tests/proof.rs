@@ -36,7 +36,7 @@ fn cosign(fleet: &mut Fleet, store: &dyn Store, names: &[&str]) {
 }
 
 fn proofs(fleet: &Fleet, store: &dyn Store, wanted: &Wanted) -> Vec<Proof> {
-    Prover::new(store, fleet.id, fleet.log.clone()).prove(wanted).unwrap()
+    Prover::new(store, fleet.id, fleet.log.clone(), None).prove(wanted).unwrap()
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_proof_is_small_and_soon_made() {
         Proof::parse(&proof.to_bytes().unwrap()).unwrap().verify(&trust).unwrap();
     }
     println!("checked in {:.2} ms each", began.elapsed().as_secs_f64() * 1000.0 / sizes.len() as f64);
-    let missing = Prover::new(&*bucket, fleet.id, fleet.log.clone())
+    let missing = Prover::new(&*bucket, fleet.id, fleet.log.clone(), None)
         .prove(&Wanted::Event("00000000-0000-4000-8000-000000000000".into()));
     assert!(matches!(missing, Err(waxseal_verify::prove::ProveError::NotFound)));
 }

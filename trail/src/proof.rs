@@ -1,7 +1,7 @@
 //! A proof of one event, that whoever has a trust file checks without the trail (FORMAT section 6): record → batch root → header →
 //! log root → checkpoint with cosignatures, and the statements that say whose keys signed.
 
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Signature};
 use crate::hash::{Hash, leaf_hash, sha256};
 use crate::json;
 use crate::keys::PublicKey;
@@ -200,6 +200,7 @@ impl Proof {
         let mut previous = genesis.statement_hash();
         let mut from = 0;
         let mut entries = vec![("genesis", &self.genesis, genesis_bytes)];
+        let mut signed = vec![("genesis", self.genesis.index, genesis.signatures.clone())];
         for (number, in_log) in (1..).zip(&self.keys) {
             let bytes = canonical("keys", &in_log.envelope)?;
             let (envelope, new) =
@@ -210,6 +211,7 @@ impl Proof {
             }
             from = statement.after.as_ref().map_or(0, |a| a.batch.saturating_add(1));
             (in_force, previous) = (new, envelope.statement_hash());
+            signed.push(("keys", in_log.index, envelope.signatures));
             entries.push(("keys", in_log, bytes));
         }
 
@@ -243,11 +245,12 @@ impl Proof {
                 return Err(part(what, "it is not in the log"));
             }
         }
-        let signers = std::iter::once(&genesis).chain([&envelope]).flat_map(|e| &e.signatures);
-        for s in signers {
-            let late = |size| proof.index >= size || self.genesis.index >= size;
-            if trust.revoked.iter().any(|r| r.key == s.key && late(r.log_size)) {
-                return Err(part("header", format!("key {} was revoked before it was logged", s.key)));
+        // What the log held before a key was revoked stands, statement by statement.
+        signed.push(("header", proof.index, envelope.signatures));
+        for (what, index, signatures) in signed {
+            let late = |s: &&Signature| trust.revoked.iter().any(|r| r.key == s.key && index >= r.log_size);
+            if let Some(s) = signatures.iter().find(late) {
+                return Err(part(what, format!("key {} was revoked before it was logged", s.key)));
             }
         }
 

@@ -26,6 +26,9 @@ pub enum TrustFault {
     /// A policy that cannot be used.
     #[error("policy: {0}")]
     Policy(#[from] PolicyFault),
+    /// A policy about another log than the file's.
+    #[error("policy: {0}")]
+    PolicyLog(&'static str),
     /// A CA certificate that cannot be used.
     #[error("{place}: {fault}")]
     Certificate {
@@ -173,6 +176,18 @@ impl Trust {
                 })
             })
             .collect::<Result<_, TrustFault>>()?;
+        let policy = raw.policy.as_deref().map(Policy::parse).transpose()?;
+        match (&policy, &raw.log) {
+            (Some(_), None) => {
+                return Err(TrustFault::PolicyLog("it says who witnesses a log; log: has to name it"));
+            }
+            (Some(p), Some(log))
+                if !p.logs.is_empty() && p.logs.iter().all(|l| l.key.to_string() != *log) =>
+            {
+                return Err(TrustFault::PolicyLog("its log is another one than log: names"));
+            }
+            _ => {}
+        }
         let mut unchecked = Vec::new();
         if !raw.timestamps.is_empty() {
             unchecked.push("timestamps");
@@ -186,7 +201,7 @@ impl Trust {
             writers,
             log: raw.log,
             max_anchor_age: raw.max_anchor_age,
-            policy: raw.policy.as_deref().map(Policy::parse).transpose()?,
+            policy,
             revoked: raw.revoked.iter().map(|r| Revoked { key: r.key, log_size: r.log_size }).collect(),
             unchecked,
         })

@@ -1,11 +1,10 @@
 //! What others have signed of the log (FORMAT sections 6 and 7): it says up to when there is proof from outside.
 
-use crate::log::Log;
+use crate::log::{Log, bodies};
 use crate::report::AnchorInfo;
 use crate::{Anchor, Session};
 use std::collections::BTreeMap;
 use waxseal_log::Committed;
-use waxseal_store::At;
 use waxseal_trail::log::note::{Line, Note};
 use waxseal_trail::log::policy::Policy;
 use waxseal_trail::time::Time;
@@ -17,7 +16,7 @@ const MAX_LINE: u64 = 8 << 10;
 const SKEW: i64 = 60;
 
 /// What was found.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Found {
     /// The newest checkpoint that enough have signed, and when the last of them did.
     pub(crate) newest: Option<(Committed, Time)>,
@@ -49,7 +48,10 @@ pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Fou
         }
         let Ok(cosigned) = policy.cosigned(&Note { text: note.text, lines }) else { continue };
         let at = |seconds: u64| Time::from_unix(i64::try_from(seconds).ok()?, 0);
-        for (name, seconds) in &cosigned.by {
+        // A witness whose clock is ahead of everybody's says nothing of when.
+        let latest = session.options.now.saturating_add_seconds(SKEW).unix_seconds();
+        let latest = u64::try_from(latest).unwrap_or(0);
+        for (name, seconds) in cosigned.by.iter().filter(|(_, t)| *t <= latest) {
             found.all.extend(at(*seconds).map(|at| AnchorInfo {
                 kind: "witness",
                 name: name.clone(),
@@ -57,7 +59,7 @@ pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Fou
                 at,
             }));
         }
-        if let Some(last) = cosigned.by.iter().filter_map(|(_, t)| at(*t)).max().filter(|_| cosigned.quorum) {
+        if let Some(last) = policy.quorum_at(&cosigned, latest).and_then(at) {
             found.newest = Some((committed.clone(), last));
             break;
         }
@@ -65,19 +67,15 @@ pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Fou
     found
 }
 
-/// The line under a key, if it is of a witness whose word counts, or of one that nobody here knows.
+/// The line under a key, if it is of a witness whose word counts, or of one that nobody here knows: of several versions the first.
 fn good_line(session: &Session<'_>, policy: &Policy, note: &Note, key: &str) -> Option<Line> {
-    let object = match session.fetch(&At::key(key), MAX_LINE) {
-        Ok(object) => object?,
-        Err(e) => {
-            session.unreadable(key, None, &e);
-            return None;
-        }
+    let line = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).ok()?;
+        let line = Line::parse(text.strip_suffix('\n')?).ok()?;
+        let alone = Note { text: note.text.clone(), lines: vec![line.clone()] };
+        policy.cosigned(&alone).is_ok().then_some(line)
     };
-    let text = object.body.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
-    let line = text.strip_suffix('\n').and_then(|t| Line::parse(t).ok());
-    let good =
-        line.filter(|l| policy.cosigned(&Note { text: note.text.clone(), lines: vec![l.clone()] }).is_ok());
+    let good = bodies(session, key, MAX_LINE, &|b| line(b.to_vec()).is_some()).into_iter().find_map(line);
     if good.is_none() {
         let verdict = if session.store.has_versions() { Verdict::Foreign } else { Verdict::Tampered };
         session.find(Finding::new(verdict, "no cosignature of its checkpoint").at(key));

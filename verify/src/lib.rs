@@ -27,7 +27,7 @@ use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
-use waxseal_trail::statement::{self, Acknowledgement, Batch, Lock, Payload, Retirement, Trail};
+use waxseal_trail::statement::{Acknowledgement, Batch, Lock, Payload, Retirement, Trail};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 use waxseal_trail::valid::{self, Bad};
@@ -134,6 +134,11 @@ impl Session<'_> {
         self.log.as_ref().map_or((None, None), |l| l.logged.last(writer))
     }
 
+    /// The number of the next header, from `number` on, that the log has of a writer.
+    pub(crate) fn logged_next(&self, writer: &str, number: u64) -> Option<u64> {
+        self.log.as_ref()?.logged.next(writer, number)
+    }
+
     /// Whether an entry of the log is void: signed by a key that was revoked before. What was logged earlier stands.
     pub(crate) fn is_void(&self, entry: &[u8], number: u64, logged: &mut log::Logged) -> bool {
         let Anchor::File(trust) = &self.options.anchor else { return false };
@@ -158,6 +163,8 @@ impl Session<'_> {
         let Anchor::File(trust) = &self.options.anchor else { return Ok(()) };
         let by = |key: &Hash| envelope.signatures.iter().any(|s| s.key == *key);
         match trust.revoked.iter().find(|r| by(&r.key)) {
+            // What was logged is not known then, which was said.
+            Some(_) if self.log.is_none() && trust.log.is_some() => Ok(()),
             Some(r) if !self.log.as_ref().is_some_and(|l| l.logged.stands.contains(&sha256(bytes))) => {
                 Err(Bad::Invalid(format!("key {} is revoked, and this was not logged before", r.key)))
             }
@@ -183,6 +190,7 @@ impl Session<'_> {
         for entry in others {
             // The log's word that there was something is not yet the word of who should have signed it.
             match log.entry(entry.index).map(check) {
+                None => say(Verdict::Unreadable, format!("entry {} of the log cannot be read", entry.index)),
                 Some(Err(Bad::Invalid(why))) => say(
                     Verdict::Inconsistent,
                     format!("entry {} of the log belongs here, and is not valid: {why}", entry.index),
@@ -652,12 +660,24 @@ fn list(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
         }
         group.clear();
     };
-    list_all_versions(session.store, "", &mut |v| {
+    // The log first: what is logged by then is in the store when that is listed.
+    let mut log = Vec::new();
+    let counts = !matches!(&session.options.anchor, Anchor::File(t) if t.log.is_none());
+    if counts {
+        list_all_versions(session.store, "log/", &mut |v| log.push(v))?;
+    }
+    let mut take = |v: Version| {
         if keys.last() != Some(&v.key) {
             close(&mut group);
             keys.push(v.key.clone());
         }
         group.push(v);
+    };
+    log.into_iter().for_each(&mut take);
+    list_all_versions(session.store, "", &mut |v| {
+        if !counts || !v.key.starts_with("log/") {
+            take(v);
+        }
     })?;
     close(&mut group);
     session.many = many;
@@ -708,6 +728,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
             entries: 0,
             self_witnessed: true,
             anchors: Vec::new(),
+            extends: false,
             note: None,
         });
         return;
@@ -716,12 +737,19 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
     anchors::judge(session, &log, &found);
     let newest = log.newest();
     // A memory that the log extends, or a signature on it, proves that nothing was taken away since.
-    let memories = session.options.memories.iter();
+    let memories = session.options.memories.iter().filter(|_| log.extends);
     let remembered = memories.clone().filter_map(|m| Some((m.at?, m.what.clone()))).max();
-    let signed =
-        found.all.iter().map(|a| (a.at, format!("{} {}, checkpoint {}", a.kind, a.name, a.checkpoint)));
+    // Where a policy says how many it takes, one alone proves nothing.
+    let wanted = match &session.options.anchor {
+        Anchor::File(t) => t.policy.as_ref().is_some_and(|p| p.needs_witnesses()),
+        Anchor::Embedded => false,
+    };
+    let enough =
+        found.newest.as_ref().map(|(c, at)| (*at, format!("the witnesses of checkpoint {}", c.number)));
+    let one = found.all.iter().map(|a| (a.at, format!("{} {}, checkpoint {}", a.kind, a.name, a.checkpoint)));
+    let signed: Vec<(Time, String)> = if wanted { enough.into_iter().collect() } else { one.collect() };
     if newest.is_some() {
-        if let Some((at, what)) = remembered.into_iter().chain(signed.max()).max() {
+        if let Some((at, what)) = remembered.into_iter().chain(signed.into_iter().max()).max() {
             report.freshness = format!("unproven after {at}: {what}");
         } else if let Some(memory) = memories.clone().next() {
             report.freshness = format!("unproven after {}", memory.what);
@@ -732,6 +760,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
         checkpoint: newest.map(|n| n.number),
         entries: newest.map_or(0, |n| n.checkpoint.size),
         self_witnessed: found.all.is_empty(),
+        extends: log.extends,
         anchors: found.all.clone(),
         note: newest.map(|n| String::from_utf8_lossy(&n.bytes).into_owned()),
     });
@@ -744,7 +773,11 @@ fn read_statements(session: &mut Session<'_>, inventory: &Inventory) {
     for (kind, file, key) in &inventory.statements {
         match operator_statement(session, kind, file, key) {
             Ok(()) => {}
-            Err(detail) => session.find(Finding::new(Verdict::Foreign, detail).at(key)),
+            // What was logged was there, and valid.
+            Err((Verdict::Foreign, detail)) if session.logged(key).is_some() => {
+                session.find(Finding::new(Verdict::Tampered, detail).at(key));
+            }
+            Err((verdict, detail)) => session.find(Finding::new(verdict, detail).at(key)),
         }
     }
     let stored: BTreeSet<&String> = inventory.statements.iter().map(|(.., key)| key).collect();
@@ -760,8 +793,13 @@ fn acknowledge(findings: &mut [Finding], acknowledgements: &[Acknowledgement]) {
     let may = [Verdict::Silent, Verdict::Abandoned, Verdict::Gap, Verdict::DeclaredLoss];
     for f in findings.iter_mut().filter(|f| may.contains(&f.verdict)) {
         let covers = |a: &&Acknowledgement| {
-            let writer = f.writer.as_ref() == Some(&a.writer) || f.about.as_ref() == Some(&a.writer);
-            let inside = f.batches.is_none_or(|[first, last]| a.range[0] <= first && last <= a.range[1]);
+            // Of two writers, the one that it is about.
+            let writer = f.about.as_ref().or(f.writer.as_ref()) == Some(&a.writer);
+            let inside = match f.batches {
+                Some([first, last]) => a.range[0] <= first && last <= a.range[1],
+                // At a genesis there is no batch yet.
+                None => matches!(f.verdict, Verdict::Silent | Verdict::Abandoned),
+            };
             a.verdict == f.verdict.name() && writer && inside
         };
         if let Some(a) = acknowledgements.iter().find(covers) {
@@ -771,16 +809,32 @@ fn acknowledge(findings: &mut [Finding], acknowledgements: &[Acknowledgement]) {
     }
 }
 
-/// An operator's statement, if it is one.
-fn operator_statement(session: &mut Session<'_>, kind: &str, file: &str, key: &str) -> Result<(), String> {
-    if !matches!(kind, Retirement::KIND | Acknowledgement::KIND) {
-        // Types that later releases read.
+/// An operator's statement, if it is one; of the other kinds whether one that is logged is there.
+fn operator_statement(
+    session: &mut Session<'_>,
+    kind: &str,
+    file: &str,
+    key: &str,
+) -> Result<(), (Verdict, String)> {
+    let foreign = |why: String| (Verdict::Foreign, why);
+    let judged = matches!(kind, Retirement::KIND | Acknowledgement::KIND);
+    let logged = session.logged(key);
+    if !judged && logged.is_none() {
+        // A worker's, or of types that later releases read.
         return Ok(());
     }
     let operators = session.trail.as_ref().map(|t| t.operators.clone()).unwrap_or_default();
     let operators: Vec<PublicKey> = operators.iter().filter_map(|k| PublicKey::from_base64(k).ok()).collect();
     let hash = file.strip_suffix(".json").unwrap_or_default();
     let (picked, _) = session.pick(&At::key(key), None, MAX_ENVELOPE as u64, &|bytes| {
+        if !judged {
+            let envelope = Envelope::parse(&bytes).map_err(|e| Bad::Invalid(e.to_string()))?;
+            let statement = envelope.statement_hash();
+            return match logged {
+                Some(l) if l.statement == statement => Ok((envelope, statement)),
+                _ => Err(Bad::Invalid("it is not the one that the log has".to_owned())),
+            };
+        }
         let envelope = valid::statement(&session.trail_id, kind, hash, &operators, &bytes)?;
         session.check_stands(&envelope, &bytes)?;
         let statement = envelope.statement_hash();
@@ -789,18 +843,33 @@ fn operator_statement(session: &mut Session<'_>, kind: &str, file: &str, key: &s
     let envelope = match picked {
         Picked::Object(envelope) => envelope,
         Picked::Failed => return Ok(()),
-        Picked::Invalid(why) => return Err(why),
-        Picked::Missing | Picked::Archived(_) | Picked::Unusable(_) => return Err("no statement".to_owned()),
+        Picked::Missing if logged.is_some() => {
+            return Err((Verdict::Truncated, "the log has it, and the store has not".to_owned()));
+        }
+        Picked::Archived(_) if logged.is_some() => {
+            return Err((Verdict::Unreadable, "archived, which it must never be".to_owned()));
+        }
+        Picked::Invalid(why) => return Err(foreign(why)),
+        Picked::Missing | Picked::Archived(_) | Picked::Unusable(_) => {
+            return Err(foreign("no statement".to_owned()));
+        }
     };
+    if !judged {
+        return Ok(());
+    }
     // It counts from when the log holds it.
-    if session.log.is_some() && session.logged(key).is_none() {
+    if session.log.is_some() && logged.is_none() {
         session.find(Finding::new(Verdict::Unanchored, "not in the log yet, so it does not count").at(key));
         return Ok(());
     }
+    let unread = |e: Bad| match e {
+        Bad::Unknown(why) => (Verdict::UnknownFormat, why),
+        other => (Verdict::Inconsistent, other.to_string()),
+    };
     if kind == Retirement::KIND {
-        session.retirements.push(statement::read(&envelope).map_err(|e| e.to_string())?);
+        session.retirements.push(valid::payload(&envelope).map_err(unread)?);
     } else {
-        let acknowledgement = statement::read(&envelope).map_err(|e| e.to_string())?;
+        let acknowledgement = valid::payload(&envelope).map_err(unread)?;
         // Without a log it moves nothing.
         if session.log.is_some() {
             session.acknowledgements.push(acknowledgement);

@@ -3,7 +3,7 @@
 
 use crate::{Anchor, Session};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint_key};
+use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint, checkpoint_key};
 use waxseal_store::{At, Version};
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::hash::{Hash, sha256};
@@ -16,6 +16,8 @@ use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, Place};
 use waxseal_trail::verdict::{Finding, Verdict};
 
+/// So many versions of the copy of the newest checkpoint are looked at.
+const NEWEST_COPIES: usize = 16;
 /// So many findings of one kind about entries are listed.
 const MOST: usize = 100;
 
@@ -24,8 +26,8 @@ const MOST: usize = 100;
 pub struct Memory {
     /// Who, for people: `--checkpoint FILE`, the state that a verifier kept.
     pub what: String,
-    /// The checkpoint, a signed note.
-    pub checkpoint: Vec<u8>,
+    /// The checkpoint, a signed note; or why it cannot be had.
+    pub checkpoint: Result<Vec<u8>, String>,
     /// When it was seen, where that is known.
     pub at: Option<Time>,
 }
@@ -100,6 +102,11 @@ impl Logged {
         (w.keys.keys().last().copied(), w.batches.keys().last().copied())
     }
 
+    /// The number of a writer's next header from `number` on.
+    pub(crate) fn next(&self, writer: &str, number: u64) -> Option<u64> {
+        self.writers.get(writer)?.batches.range(number..).next().map(|(n, _)| *n)
+    }
+
     /// The keys of statements under `statements/`.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &String> {
         self.statements.keys()
@@ -131,6 +138,8 @@ pub(crate) struct Log<'a> {
     pub(crate) logged: Logged,
     /// The numbered checkpoints.
     pub(crate) chain: Vec<Committed>,
+    /// Whether it extends every memory, and every checkpoint that the log signed.
+    pub(crate) extends: bool,
     /// `None` before the first checkpoint.
     reader: Option<Reader<'a>>,
 }
@@ -176,9 +185,12 @@ pub(crate) fn key(session: &Session<'_>) -> Result<Option<VerifierKey>, String> 
                 let key = PublicKey::from_base64(w).ok().filter(|k| k.algorithm() == "ed25519")?;
                 VerifierKey::new(origin.as_deref()?, Kind::Note, key.spki().last_chunk::<32>()?).ok()
             });
-            let first = session.store.read(&At::key(checkpoint_key(0)), MAX_NOTE as u64);
-            let first = first.ok().flatten().and_then(|o| o.body).unwrap_or_default();
-            Ok(keys.into_iter().find(|k| Checkpoint::open(&first, k).is_ok()))
+            for key in keys {
+                if checkpoint(session.store, &key, 0, 0).map_err(|e| e.to_string())?.is_some() {
+                    return Ok(Some(key));
+                }
+            }
+            Ok(None)
         }
     }
 }
@@ -225,18 +237,25 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
         );
         prefixes.push((s.checkpoint, Finding::new(Verdict::Rollback, detail).at(s.place)));
     }
+    let mut extends = true;
     for memory in &session.options.memories {
         let what = &memory.what;
-        match Checkpoint::open(&memory.checkpoint, key) {
+        let opened = memory.checkpoint.clone();
+        let opened = opened.and_then(|b| Checkpoint::open(&b, key).map_err(|e| e.to_string()));
+        match opened {
             Ok((c, _)) => {
                 let detail =
                     format!("{what} has a checkpoint of {} entries that the log does not extend", c.size);
                 prefixes.push((c, Finding::new(Verdict::Rollback, detail).at(NEWEST)));
             }
-            Err(e) => session.find(Finding::new(Verdict::Unreadable, format!("{what}: {e}"))),
+            Err(e) => {
+                extends = false;
+                session.find(Finding::new(Verdict::Unreadable, format!("{what}: {e}")));
+            }
         }
     }
     let (ahead, mut prefixes): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(|(c, _)| c.size > size);
+    extends &= ahead.is_empty();
     for (c, f) in ahead {
         let detail = format!(
             "{}: it has {} entries, and the log in the store {size}: the store is behind",
@@ -248,11 +267,15 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
     prefixes.sort_by_key(|(c, _)| c.size);
     let mut logged = Logged::default();
     let complete = match &reader {
-        Some(r) => entries(session, r, &mut logged, prefixes),
+        Some(r) => {
+            let (complete, all) = entries(session, r, &mut logged, prefixes);
+            extends &= all;
+            complete
+        }
         None => true,
     };
     // With entries missing, nothing can be said of what is not logged.
-    (complete && !broken).then_some(Log { logged, chain, reader })
+    (complete && !broken).then_some(Log { logged, chain, reader, extends })
 }
 
 fn damage(e: &ReadError) -> Finding {
@@ -276,9 +299,12 @@ fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Ve
             let next = chain.last().map_or(0, |c| c.number + 1);
             let before = chain.last().map_or(0, |c| c.checkpoint.size);
             let mut found = false;
-            for bytes in bodies(session, &object, MAX_NOTE as u64) {
+            let is = |b: &[u8]| Checkpoint::open(b, key).is_ok();
+            for bytes in bodies(session, &object, MAX_NOTE as u64, &is) {
                 let why = match Checkpoint::open(&bytes, key) {
-                    Ok((c, note)) if note.lines.len() > 1 || !c.extensions.is_empty() => {
+                    Ok((checkpoint, note)) if note.lines.len() > 1 || !checkpoint.extensions.is_empty() => {
+                        // Not its object, and still the log's word.
+                        strays.push(Signed { place: object.clone(), checkpoint, bytes });
                         "more than the checkpoint and the log's own signature".to_owned()
                     }
                     Ok((checkpoint, _)) if checkpoint.size > before && !found => {
@@ -303,8 +329,22 @@ fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Ve
             }
         }
     }
-    // A copy of the newest, by its name; in a directory it is one of them, byte for byte.
-    for bytes in bodies(session, NEWEST, MAX_NOTE as u64) {
+    // A round may have ended since the listing.
+    while let Some(last) = chain.last() {
+        match checkpoint(session.store, key, last.number + 1, last.checkpoint.size) {
+            Ok(Some(next)) => chain.push(next),
+            Ok(None) => break,
+            Err(e) => {
+                session.unreadable(&checkpoint_key(last.number + 1), None, &e);
+                break;
+            }
+        }
+    }
+    // A copy of the newest, by its name; in a directory it is one of them, byte for byte. There is a version for each round: the
+    // older ones are copies of what has been looked at.
+    let mut copies = bodies(session, NEWEST, MAX_NOTE as u64, &|_| true);
+    copies.drain(..copies.len().saturating_sub(NEWEST_COPIES));
+    for bytes in copies {
         let numbered = chain.iter().any(|c| c.bytes == bytes) || strays.iter().any(|s| s.bytes == bytes);
         match Checkpoint::open(&bytes, key) {
             _ if numbered => {}
@@ -320,41 +360,53 @@ fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Ve
     (chain, strays)
 }
 
-/// The bodies of all versions under a key, the oldest first; what cannot be read is said.
-fn bodies(session: &Session<'_>, key: &str, limit: u64) -> Vec<Vec<u8>> {
-    let versions: Vec<Version> = session.versions_of(key);
-    let ats: Vec<At> = if versions.is_empty() {
-        vec![At::key(key)]
-    } else {
-        let live = versions.into_iter().filter(|v| !v.delete_marker);
-        live.map(|v| At { key: v.key, version: v.id, bytes: v.bytes }).collect()
+/// The bodies of versions under a key, the oldest first; what cannot be read is said. One that was listed alone is enough if it
+/// is what is looked for: else somebody may have written since.
+pub(crate) fn bodies(
+    session: &Session<'_>,
+    key: &str,
+    limit: u64,
+    is: &dyn Fn(&[u8]) -> bool,
+) -> Vec<Vec<u8>> {
+    let mut versions: Vec<Version> = session.versions_of(key);
+    let read = |at: At| match session.fetch(&at, limit) {
+        Ok(object) => object.map(|o| o.body.unwrap_or_default()),
+        Err(e) => {
+            session.unreadable(key, None, &e);
+            None
+        }
     };
-    let mut all = Vec::new();
-    for at in ats {
-        match session.fetch(&at, limit) {
-            Ok(object) => all.extend(object.map(|o| o.body.unwrap_or_default())),
+    if versions.is_empty() {
+        let alone = read(At::key(key));
+        if !session.store.has_versions() || alone.as_ref().is_some_and(|b| is(b)) {
+            return alone.into_iter().collect();
+        }
+        match session.store.versions(key) {
+            Ok(all) => versions = all,
             Err(e) => session.unreadable(key, None, &e),
         }
     }
-    all
+    let live = versions.into_iter().filter(|v| !v.delete_marker && v.bytes.is_none_or(|n| n <= limit));
+    live.filter_map(|v| read(At { key: v.key, version: v.id, bytes: v.bytes })).collect()
 }
 
-/// Goes through all entries; `prefixes` are in the order of their sizes. Whether all of them could be read.
+/// Goes through all entries; `prefixes` are in the order of their sizes. Whether all entries could be read, and whether all of
+/// those are prefixes.
 fn entries(
     session: &Session<'_>,
     reader: &Reader<'_>,
     logged: &mut Logged,
     prefixes: Vec<(Checkpoint, Finding)>,
-) -> bool {
+) -> (bool, bool) {
     let mut head = TreeHead::default();
     let mut prefixes = prefixes.into_iter().peekable();
-    let (mut complete, mut strange) = (true, 0);
+    let (mut complete, mut strange, mut extends) = (true, 0, true);
     for index in 0..reader.size().div_ceil(WIDTH) {
         let leaves = match reader.leaves(index) {
             Ok(leaves) => leaves,
             Err(e) => {
                 session.find(damage(&e));
-                return false;
+                return (false, false);
             }
         };
         let bundle = reader.bundle(index, &leaves).map_err(|e| {
@@ -366,6 +418,7 @@ fn entries(
         for (i, leaf) in leaves.iter().enumerate() {
             while let Some((c, finding)) = prefixes.next_if(|(c, _)| c.size == head.size()) {
                 if c.root != head.root() {
+                    extends = false;
                     session.find(finding);
                 }
             }
@@ -391,10 +444,11 @@ fn entries(
     }
     for (c, finding) in prefixes {
         if c.root != head.root() {
+            extends = false;
             session.find(finding);
         }
     }
-    complete
+    (complete, extends)
 }
 
 fn statement(entry: &[u8], index: u64) -> Option<(Place, Entry)> {

@@ -12,18 +12,21 @@ use waxseal_log::{Committed, ReadError, Reader, checkpoint, latest};
 use waxseal_store::{Store, StoreError, list_all_keys, oldest};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
-use waxseal_trail::log::note::{Line, Note, VerifierKey};
+use waxseal_trail::log::note::{Line, MAX_LINES, Note, VerifierKey};
+use waxseal_trail::log::policy::Policy;
 use waxseal_trail::log::proof::LogProof;
 use waxseal_trail::log::tile::{Tile, WIDTH};
 use waxseal_trail::merkle::inclusion_proof;
 use waxseal_trail::name;
 use waxseal_trail::proof::{FORMAT, InLog, Proof, path_text};
-use waxseal_trail::statement::{Batch, Keys, Writer};
+use waxseal_trail::statement::{Batch, Keys, Payload as _, Writer, check_place};
 use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, Place};
 
 /// So many hours after an event id was made its batch is looked for before all others are.
 const HOURS: i64 = 3;
+/// So many bundles are kept in memory.
+const MAX_BUNDLES: usize = 32;
 
 /// Which event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,7 @@ pub struct Prover<'a> {
     store: &'a dyn Store,
     trail: Hash,
     log: VerifierKey,
+    policy: Option<&'a Policy>,
     /// Headers that were read.
     headers: RefCell<BTreeMap<(String, u64), Header>>,
     /// Entries by bundle, as far as they were read.
@@ -101,9 +105,14 @@ fn made(entry: &[u8]) -> Option<(Place, Time)> {
 }
 
 impl<'a> Prover<'a> {
-    /// For the trail with this id, whose log has this key.
-    pub fn new(store: &'a dyn Store, trail: Hash, log: VerifierKey) -> Prover<'a> {
-        Prover { store, trail, log, headers: RefCell::default(), bundles: RefCell::default() }
+    /// For the trail with this id, whose log has this key. With a policy, only lines of its witnesses are taken along.
+    pub fn new(
+        store: &'a dyn Store,
+        trail: Hash,
+        log: VerifierKey,
+        policy: Option<&'a Policy>,
+    ) -> Prover<'a> {
+        Prover { store, trail, log, policy, headers: RefCell::default(), bundles: RefCell::default() }
     }
 
     /// Makes a proof of each event that is wanted: an event id may be there more than once.
@@ -122,32 +131,61 @@ impl<'a> Prover<'a> {
         found.into_iter().map(|f| self.assemble(f, &reader, &note)).collect()
     }
 
-    /// The newest checkpoint that others have signed, of the last few, with their lines; else the newest.
+    /// The newest checkpoint that enough have signed, of the last few, with their lines; else the one of these that most have.
     fn cosigned(&self, newest: Committed) -> Result<(Committed, Note), ProveError> {
-        let bare =
-            |c: &Committed| Note::parse(&c.bytes).map_err(|e| bad(&waxseal_log::checkpoint_key(c.number), e));
+        let mut best: Option<(usize, Committed, Note)> = None;
         for number in (0..=newest.number).rev().take(3) {
-            let under = format!("anchors/{number:012}/cosignatures/");
-            let keys = self.store.list(&under, None, 100)?.keys;
-            if keys.is_empty() {
-                continue;
-            }
             let committed = if number == newest.number {
                 newest.clone()
             } else {
                 let Some(earlier) = checkpoint(self.store, &self.log, number, 0)? else { continue };
                 earlier
             };
-            let mut note = bare(&committed)?;
-            for key in keys {
-                let text = self.store.get(&key)?.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
-                // Whether it is anybody's is for whoever checks the proof.
-                note.lines.extend(text.strip_suffix('\n').and_then(|t| Line::parse(t).ok()));
+            let mut note =
+                Note::parse(&committed.bytes).map_err(|e| bad(&waxseal_log::checkpoint_key(number), e))?;
+            let lines = self.lines(number, &note.text)?;
+            let found = lines.len();
+            note.lines.extend(lines);
+            let enough = match self.policy {
+                Some(p) => p.cosigned(&note).is_ok_and(|c| c.quorum),
+                None => found > 0,
+            };
+            if enough {
+                return Ok((committed, note));
             }
-            return Ok((committed, note));
+            if best.as_ref().is_none_or(|(most, ..)| found > *most) {
+                best = Some((found, committed, note));
+            }
         }
-        let note = bare(&newest)?;
-        Ok((newest, note))
+        let (_, committed, note) =
+            best.ok_or_else(|| ProveError::NotYet("the log has no checkpoint yet".to_owned()))?;
+        Ok((committed, note))
+    }
+
+    /// The lines that are kept of a checkpoint, each once: with a policy those of its witnesses, else some of whoever's there are.
+    fn lines(&self, number: u64, text: &str) -> Result<Vec<Line>, ProveError> {
+        let mut keys = Vec::new();
+        list_all_keys(self.store, &format!("anchors/{number:012}/cosignatures/"), &mut |k| keys.push(k))?;
+        let parse = |b: &[u8]| Line::parse(std::str::from_utf8(b).ok()?.strip_suffix('\n')?).ok();
+        let good = |b: &[u8]| {
+            let Some(line) = parse(b) else { return false };
+            let alone = Note { text: text.to_owned(), lines: vec![line] };
+            self.policy.is_none_or(|p| p.cosigned(&alone).is_ok_and(|c| !c.by.is_empty()))
+        };
+        // By their names only those of the policy's witnesses are read.
+        let ids: Option<Vec<String>> = self.policy.map(|p| {
+            p.witnesses.iter().map(|(_, w)| w.key.id().iter().map(|b| format!("{b:02x}")).collect()).collect()
+        });
+        let named = |k: &String| {
+            let id = k.rsplit('/').next().and_then(|f| f.split_once('-')).map(|(id, _)| id.to_owned());
+            ids.as_ref().is_none_or(|ids| id.is_some_and(|id| ids.contains(&id)))
+        };
+        let mut lines: Vec<Line> = Vec::new();
+        for key in keys.into_iter().filter(named).take(MAX_LINES / 2) {
+            let line = oldest(self.store, &key, 8 << 10, &good)?.and_then(|b| parse(&b));
+            lines.extend(line.filter(|l| !lines.contains(l)));
+        }
+        Ok(lines)
     }
 
     fn header(&self, writer: &str, batch: u64) -> Result<Header, ProveError> {
@@ -157,8 +195,9 @@ impl<'a> Prover<'a> {
         let key = name::batch_key(writer, batch);
         let read = |b: &[u8]| {
             let envelope = Envelope::parse(b).ok()?;
-            let place = Place::Batch(writer.to_owned(), batch);
-            (valid::place(&envelope)? == place).then(|| valid::payload::<Batch>(&envelope).ok())?
+            let number = Some(("batch", batch));
+            check_place(&envelope, Batch::KIND, &self.trail, writer, number).ok()?;
+            valid::payload::<Batch>(&envelope).ok()
         };
         let bytes = oldest(self.store, &key, MAX_ENVELOPE as u64, &|b| read(b).is_some())?;
         let bytes = bytes.ok_or_else(|| bad(&key, "no header of this batch"))?;
@@ -191,14 +230,16 @@ impl<'a> Prover<'a> {
         let mut last = None;
         while low < high {
             let middle = low.midpoint(high);
-            let (header, envelope) = self.header(&writer, numbers[middle])?;
-            if header.events.first_sequence <= sequence {
-                low = middle + 1;
-                if header.events.count > 0 {
-                    last = Some((header, envelope));
+            // What is no header, anybody may have put there.
+            match self.header(&writer, numbers[middle]) {
+                Ok((header, envelope)) if header.events.first_sequence <= sequence => {
+                    low = middle + 1;
+                    if header.events.count > 0 {
+                        last = Some((header, envelope));
+                    }
                 }
-            } else {
-                high = middle;
+                Ok(_) | Err(ProveError::Bad { .. }) => high = middle,
+                Err(e) => return Err(e),
             }
         }
         let inside = |h: &Batch| {
@@ -213,7 +254,7 @@ impl<'a> Prover<'a> {
             // Behind empty batches.
             _ => {
                 for number in numbers.iter().rev() {
-                    let (header, envelope) = self.header(&writer, *number)?;
+                    let Ok((header, envelope)) = self.header(&writer, *number) else { continue };
                     if inside(&header) {
                         let row = sequence - header.events.first_sequence;
                         let mut found = self.rows(header, envelope, |_| Ok(vec![row]))?;
@@ -277,7 +318,9 @@ impl<'a> Prover<'a> {
         let mut found = Vec::new();
         for (_, writer, batch) in candidates {
             let Ok((header, envelope)) = self.header(writer, batch) else { continue };
-            found.extend(self.rows(header, envelope, |events| events.find("event_id", id.as_bytes()))?);
+            // One that cannot be read must not hide the others.
+            let rows = self.rows(header, envelope, |events| events.find("event_id", id.as_bytes()));
+            found.extend(rows.unwrap_or_default());
             // An id that says when it was made is there once, but for a source that repeats it.
             if made.is_some() && !found.is_empty() {
                 break;
@@ -333,7 +376,10 @@ impl<'a> Prover<'a> {
         let tile = Tile { level: None, index, width: leaves.len() as u16 };
         let entries: Vec<Vec<u8>> =
             tile.entries(&bytes).unwrap_or_default().into_iter().map(<[u8]>::to_vec).collect();
-        self.bundles.borrow_mut().insert(index, entries.clone());
+        let mut kept = self.bundles.borrow_mut();
+        if kept.len() < MAX_BUNDLES {
+            kept.insert(index, entries.clone());
+        }
         Ok(entries)
     }
 

@@ -54,6 +54,9 @@ pub struct LogInfo {
     pub self_witnessed: bool,
     /// Who has signed the newest checkpoints, of those whose word counts.
     pub anchors: Vec<AnchorInfo>,
+    /// Whether it extends all memories that it was compared with.
+    #[serde(skip)]
+    pub extends: bool,
     /// The newest checkpoint, for whoever keeps it as a memory.
     #[serde(skip)]
     pub note: Option<String>,

@@ -50,18 +50,24 @@ pub(crate) fn check(
     let check = |trusted: bool| {
         session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|b| {
             let (genesis, keys, statement) = read_genesis(session, writer, &b)?;
-            if trusted && !is_trusted(session, name, &genesis, &keys) {
-                return Err(Bad::Invalid("nothing in the trust file vouches for its keys".to_owned()));
+            if trusted && let Err(why) = is_trusted(session, name, &genesis, &keys) {
+                return Err(Bad::Invalid(why));
             }
             Ok(((genesis, keys, statement), statement))
         })
     };
-    let picked = match check(session.has_many(&key)).0 {
-        Picked::Invalid(_) if session.has_many(&key) => check(false).0,
-        picked => picked,
-    };
     let known = session.trusts_name(name);
     let logged = session.logged(&key).is_some();
+    // Without a log, under a name that the trust file knows this is no stranger's business: a genesis may have been replaced.
+    let ours = logged || session.log.is_none() && known;
+    let picked = match check(session.has_many(&key)).0 {
+        // Whoever may put can put two of their own: that is no fork of anybody's.
+        Picked::Invalid(d) if session.has_many(&key) => {
+            session.find(finding(if ours { Verdict::Untrusted } else { Verdict::Foreign }, d));
+            return None;
+        }
+        picked => picked,
+    };
     let (genesis, keys, statement) = match picked {
         Picked::Object(g) => g,
         Picked::Missing => {
@@ -93,11 +99,8 @@ pub(crate) fn check(
             return None;
         }
     };
-    if !is_trusted(session, name, &genesis, &keys) {
-        // Without a log, under a name that the trust file knows this is no stranger's business: a genesis may have been replaced.
-        let ours = logged || session.log.is_none() && known;
-        let verdict = if ours { Verdict::Untrusted } else { Verdict::Foreign };
-        session.find(finding(verdict, "nothing in the trust file vouches for this writer".to_owned()));
+    if let Err(why) = is_trusted(session, name, &genesis, &keys) {
+        session.find(finding(if ours { Verdict::Untrusted } else { Verdict::Foreign }, why));
         return None;
     }
     let mut summary = Summary {
@@ -138,7 +141,11 @@ pub(crate) fn check(
             );
         }
     }
-    for r in session.retirements.iter().filter(|r| r.writer == writer && r.batch >= summary.next_batch) {
+    let named = |r: &&statement::Retirement| {
+        // One that never wrote a header is retired by its genesis.
+        r.writer == writer && r.batch >= summary.next_batch && r.statement != summary.genesis_statement
+    };
+    for r in session.retirements.iter().filter(named) {
         let detail = "an operator's retirement names it as the last header, and it is missing";
         session.find(Finding::new(Verdict::Gap, detail).at(name::batch_key(writer, r.batch)).of(writer));
     }
@@ -155,10 +162,11 @@ fn read_genesis(
     Ok((valid::payload(&envelope)?, keys, envelope.statement_hash()))
 }
 
-fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[PublicKey]) -> bool {
-    let Anchor::File(trust) = &session.options.anchor else { return true };
+/// Whether the trust file vouches for a writer, and why not.
+fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[PublicKey]) -> Result<(), String> {
+    let Anchor::File(trust) = &session.options.anchor else { return Ok(()) };
     if trust.pins_one_of(name, keys) {
-        return true;
+        return Ok(());
     }
     let stored = |digest: &Hash| match session.named(&name::certificate_key(digest), None, digest, 1 << 20).0
     {
@@ -172,15 +180,9 @@ fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[Publi
         .collect();
     let trail_name = session.trail.as_ref().map_or("", |t| t.name.as_str());
     match trust.ca_vouches(trail_name, name, &chains, genesis.created_at, &stored) {
-        Ok(yes) => yes,
-        Err(e) => {
-            session.find(
-                Finding::new(Verdict::Untrusted, format!("its certificates do not vouch for it: {e}"))
-                    .at(name::genesis_key(&genesis.writer))
-                    .of(&genesis.writer),
-            );
-            false
-        }
+        Ok(true) => Ok(()),
+        Ok(false) => Err("nothing in the trust file vouches for this writer".to_owned()),
+        Err(e) => Err(format!("its certificates do not vouch for it: {e}")),
     }
 }
 
@@ -293,15 +295,22 @@ fn headers(
     let mut faults: Vec<(u64, Finding)> = Vec::new();
     // Headers that are not logged: the first and the last, and when the first was sealed.
     let mut unlogged: Option<(u64, u64, Time)> = None;
-    let mut unsynchronized = 0;
     while number < end {
         let at = number;
         let key = name::batch_key(writer, at);
         let finding = |v, d: String| Finding::new(v, d).at(&key).of(writer).batches(at, at);
         let keys = in_force.iter().rev().find(|k| k.from_batch <= number);
-        let (Some(keys), true) = (keys, have.batches.contains(&number)) else {
-            // One finding for a run of missing headers.
-            let until = have.batches.range(number..).next().copied().unwrap_or(end);
+        // Gone after its own time, it still stands in the log.
+        let expired = match keys {
+            Some(keys) if !have.batches.contains(&number) => expired(session, writer, number, keys),
+            _ => None,
+        };
+        let is_there = have.batches.contains(&number) || expired.is_some();
+        let (Some(keys), true) = (keys, is_there) else {
+            // One finding for a run of missing headers, up to the next that the store or the log has.
+            let stored = have.batches.range(number + 1..).next().copied();
+            let until =
+                stored.into_iter().chain(session.logged_next(writer, number + 1)).min().unwrap_or(end);
             let first = before.as_ref().map_or(0, |b: &Batch| b.events.first_sequence + b.events.count);
             let mut f = finding(
                 Verdict::Gap,
@@ -323,10 +332,16 @@ fn headers(
             session.read_ahead(&wanted, MAX_ENVELOPE as u64);
         }
         number += 1;
-        let (picked, head) = session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|bytes| {
-            let (header, statement) = read_header(session, writer, number - 1, keys, &bytes)?;
-            Ok(((header, statement), statement))
-        });
+        let (picked, head) = if let Some((header, statement)) = expired {
+            let detail = format!("gone after its retention ended at {}; the log has it", header.retain_until);
+            session.find(finding(Verdict::Expired, detail));
+            (Picked::Object((header, statement)), None)
+        } else {
+            session.pick(&At::key(&key), Some(writer), MAX_ENVELOPE as u64, &|bytes| {
+                let (header, statement) = read_header(session, writer, number - 1, keys, &bytes)?;
+                Ok(((header, statement), statement))
+            })
+        };
         let bad = match picked {
             Picked::Object(found) => Ok(found),
             Picked::Missing => {
@@ -370,7 +385,6 @@ fn headers(
                 format!("sealed at {}, and somebody outside has signed it by {at}", header.sealed_at);
             session.find(finding(Verdict::Clock, detail));
         }
-        unsynchronized += u64::from(header.clock.is_some_and(|c| !c.synchronized));
         if session.log.is_some() && entry.is_none() {
             let first = unlogged.map_or((at, header.sealed_at), |(n, _, t)| (n, t));
             unlogged = Some((first.0, at, first.1));
@@ -442,12 +456,8 @@ fn headers(
             None => finding,
         }
     };
-    if unsynchronized > 0 {
-        let detail = format!("{unsynchronized} header(s) say that the node's clock was not synchronised");
-        session.find(finding(Verdict::Clock, detail));
-    }
-    if let Some((first, last, since)) = unlogged {
-        let delay = session.trail.as_ref().map_or(0, |t| t.max_merge_delay);
+    if let (Some((first, last, since)), Some(trail)) = (unlogged, &session.trail) {
+        let delay = trail.max_merge_delay;
         let delay = i64::try_from(delay).unwrap_or(i64::MAX);
         let late = session.options.now > since.saturating_add_seconds(delay);
         let verdict = if late { Verdict::Overdue } else { Verdict::Unanchored };
@@ -474,6 +484,14 @@ fn headers(
             }
         }
     }
+}
+
+/// A header that is not in the store any more, and need not be: as the log has it.
+fn expired(session: &Session<'_>, writer: &str, number: u64, keys: &InForce) -> Option<(Batch, Hash)> {
+    let entry = session.logged(&name::batch_key(writer, number))?;
+    let bytes = session.log.as_ref()?.entry(entry.index)?;
+    let found = read_header(session, writer, number, keys, &bytes).ok()?;
+    (session.options.now > found.0.retain_until).then_some(found)
 }
 
 fn read_header(

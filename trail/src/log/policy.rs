@@ -176,6 +176,19 @@ impl Policy {
         Ok(Cosigned { by, quorum: self.is_quorum(&seen) })
     }
 
+    /// When enough witnesses had seen a checkpoint: the least of their times, up to which there are enough; of times after
+    /// `latest` nothing is believed.
+    pub fn quorum_at(&self, cosigned: &Cosigned, latest: u64) -> Option<u64> {
+        let mut times: Vec<u64> = cosigned.by.iter().map(|(_, t)| *t).filter(|t| *t <= latest).collect();
+        times.sort_unstable();
+        let by = |name: &str, t: u64| cosigned.by.iter().any(|(n, at)| n == name && *at <= t);
+        let enough = |t: &u64| {
+            let seen: Vec<bool> = self.witnesses.iter().map(|(name, _)| by(name, *t)).collect();
+            self.is_quorum(&seen)
+        };
+        times.into_iter().find(enough)
+    }
+
     /// Whether the witnesses whose places are set are enough.
     fn is_quorum(&self, seen: &[bool]) -> bool {
         // Groups are of what stands before them.
@@ -249,6 +262,26 @@ mod tests {
         note.lines[0].signature[9] ^= 1;
         assert!(policy.cosigned(&note).is_err());
         assert!(!Policy::parse("quorum none").unwrap().needs_witnesses());
+    }
+
+    /// A witness that comes late, or whose clock is ahead, makes no old checkpoint young.
+    #[test]
+    fn the_time_of_a_quorum_is_when_there_were_enough() {
+        let keys: Vec<_> = (1..4).map(|n| test_key(n, &format!("w{n}"), Kind::Cosignature).1).collect();
+        let text = format!(
+            "witness a {}\nwitness b {}\nwitness c {}\ngroup g 2 a b c\nquorum g\n",
+            keys[0], keys[1], keys[2]
+        );
+        let policy = Policy::parse(&text).unwrap();
+        let at = |by: &[(&str, u64)]| {
+            let by = by.iter().map(|(n, t)| ((*n).to_owned(), *t)).collect();
+            policy.quorum_at(&Cosigned { by, quorum: true }, 1000)
+        };
+        assert_eq!(at(&[("a", 10)]), None);
+        assert_eq!(at(&[("a", 10), ("b", 20)]), Some(20));
+        assert_eq!(at(&[("a", 10), ("c", 900), ("b", 20)]), Some(20));
+        assert_eq!(at(&[("a", 10), ("c", 900)]), Some(900));
+        assert_eq!(at(&[("a", 10), ("c", 4_000_000_000)]), None);
     }
 
     #[test]
