@@ -115,6 +115,9 @@ fn round(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
     let outcome = result.inspect_err(|_| metrics.failed())?;
     metrics.state(worker.state());
     metrics.round(&outcome, at, began.elapsed());
+    if let Some(why) = &outcome.unread {
+        tracing::error!("{why}; none of its nodes is missed");
+    }
     for (verdict, object) in &outcome.findings {
         tracing::warn!("{verdict} {object}");
     }
@@ -207,6 +210,8 @@ fn serve(
         anyhow::Ok(())
     })?;
     let (mut failures, mut next) = (0, Instant::now());
+    // The same for what others are shown, where the store fails.
+    let (mut unshown, mut shown) = (0, Instant::now());
     loop {
         if Instant::now() >= next {
             let at = now().unix_seconds();
@@ -225,13 +230,22 @@ fn serve(
             };
             next = Instant::now() + wait;
         }
-        if let Err(e) = anchor(worker, metrics) {
-            tracing::error!("{e:#}");
+        if Instant::now() >= shown {
+            match anchor(worker, metrics) {
+                Ok(_) => unshown = 0,
+                Err(e) => {
+                    let wait = back_off(unshown, interval);
+                    unshown += 1;
+                    shown = Instant::now() + wait;
+                    tracing::error!("{e:#}; again in {} s", wait.as_secs());
+                }
+            }
         }
         let mut wait = next.saturating_duration_since(Instant::now());
         if let Some(due) = worker.due() {
+            let held = shown.saturating_duration_since(Instant::now());
             let seconds = due.unix_seconds().saturating_sub(now().unix_seconds()).max(1);
-            wait = wait.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)));
+            wait = wait.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).max(held));
         }
         match woken.recv_timeout(wait) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}

@@ -23,8 +23,10 @@ use waxseal_trail::verdict::Verdict;
 
 /// So many objects are read at once.
 const AHEAD: usize = 128;
-/// So many numbers that were missing are looked for again in a round.
-const SEARCHED: usize = 256;
+/// So many numbers of a writer that were missing are looked for again in a round, and so many of all.
+const SEARCHED: (usize, usize) = (16, 256);
+/// So many findings are logged in a round.
+const MAX_FINDINGS: usize = 1000;
 
 /// Why a round did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,8 @@ pub struct Outcome {
     pub absent: BTreeSet<String>,
     /// Writers that have not retired.
     pub live: u64,
+    /// Why the list of nodes could not be read: then nobody in it is missed.
+    pub unread: Option<String>,
 }
 
 /// A key that a listing shows, and its versions, the oldest first; no delete markers.
@@ -230,7 +234,10 @@ impl Running<'_, '_, '_> {
         range: Option<[u64; 2]>,
         detail: String,
     ) {
-        if self.known.found.contains(&subject(verdict.name(), object, range)) {
+        let same = |f: &Finding| f.verdict == verdict.name() && f.object == object && f.range == range;
+        let known = self.known.found.contains(&subject(verdict.name(), object, range));
+        // Whoever may put could make the log grow without end: the others come in later rounds.
+        if known || self.findings.len() >= MAX_FINDINGS || self.findings.iter().any(same) {
             return;
         }
         self.findings.push(Finding {
@@ -417,12 +424,11 @@ impl Running<'_, '_, '_> {
 
     /// Headers that were missing, and may have come.
     fn missing(&mut self) -> Result<(), RoundError> {
-        let numbers = self
-            .known
-            .writers
-            .iter()
-            .flat_map(|(w, k)| k.missing.iter().flat_map(|[a, b]| *a..=*b).map(move |n| (w.clone(), n)));
-        let numbers: Vec<(String, u64)> = numbers.take(SEARCHED).collect();
+        let numbers = self.known.writers.iter().flat_map(|(w, k)| {
+            let missing = k.missing.iter().flat_map(|[a, b]| *a..=*b).take(SEARCHED.0);
+            missing.map(move |n| (w.clone(), n))
+        });
+        let numbers: Vec<(String, u64)> = numbers.take(SEARCHED.1).collect();
         for (writer, batch) in numbers {
             let key = name::batch_key(&writer, batch);
             let versions = self.round.store.versions(&key)?;

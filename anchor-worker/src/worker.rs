@@ -162,11 +162,10 @@ impl Worker {
     }
 
     #[allow(clippy::disallowed_methods)] // a list of names, not evidence
-    fn expected(&self) -> Result<Expected, WorkerError> {
+    fn expected(&self) -> Result<Expected, String> {
         let mut expected = self.expected.clone();
         if let Some(path) = &self.nodes {
-            let place =
-                |e: String| WorkerError::Setup(format!("expected_writers.nodes: {}: {e}", path.display()));
+            let place = |e: String| format!("expected_writers.nodes: {}: {e}", path.display());
             let json = std::fs::read(path).map_err(|e| place(e.to_string()))?;
             expected.names.extend(nodes(&json).map_err(place)?);
         }
@@ -178,7 +177,11 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`].
     pub fn round(&mut self, now: Time) -> Result<Outcome, WorkerError> {
-        let expected = self.expected()?;
+        // A list that cannot be read must not keep statements out of the log.
+        let (expected, unread) = match self.expected() {
+            Ok(expected) => (expected, None),
+            Err(e) => (self.expected.clone(), Some(e)),
+        };
         let store = self.store.clone();
         let certificate = |digest: &Hash| {
             let is = |b: &[u8]| sha256(b) == *digest;
@@ -195,7 +198,8 @@ impl Worker {
             now,
         };
         let mut known = self.state.known.clone();
-        let outcome = round.run(&mut known, self.state.seen.as_ref())?;
+        let mut outcome = round.run(&mut known, self.state.seen.as_ref())?;
+        outcome.unread = unread;
         let same = outcome.newest == self.state.seen;
         let seen_at = if same { self.state.seen_at } else { Some(now) };
         let state = State { seen: outcome.newest.clone(), seen_at, known };
