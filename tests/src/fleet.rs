@@ -51,6 +51,8 @@ pub struct Fleet {
     pub writers: BTreeMap<String, Forge>,
     /// Names that have to be there.
     pub expected: Expected,
+    /// A file with the cluster's nodes.
+    pub nodes: Option<std::path::PathBuf>,
     /// The witnesses' lines of the policy, and its quorum.
     pub policy: Option<String>,
     /// How old proof from outside may be, in seconds.
@@ -78,6 +80,7 @@ impl Fleet {
             log,
             writers: BTreeMap::new(),
             expected: Expected::default(),
+            nodes: None,
             policy: None,
             max_anchor_age: None,
             statements: Objects::new(),
@@ -175,7 +178,7 @@ impl Fleet {
             trust: self.trust(),
             interval: std::time::Duration::from_secs(3600),
             expected: self.expected.clone(),
-            nodes: None,
+            nodes: self.nodes.clone(),
             http: waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None)
                 .expect("a client"),
             telemetry: None,

@@ -23,6 +23,7 @@ use waxseal_trail::log::policy::Policy;
 use waxseal_trail::log::proof::LogProof;
 use waxseal_trail::log::tile::{Tile, put_entry};
 use waxseal_trail::log::witness::{AddCheckpoint, Seen};
+use waxseal_trail::proof::Proof;
 use waxseal_trail::record::{Checker, Converter, Events, MAX_DEPTH, MAX_RECORD};
 use waxseal_trail::statement::{self, Acknowledgement, Batch, Keys, Payload, Retirement, Trail, Writer};
 use waxseal_trail::trust::Trust;
@@ -73,6 +74,12 @@ pub fn log(data: &[u8]) {
         assert_eq!(again, bytes);
     }
     let _ = tile.hashes(bytes);
+    if let Ok(proof) = Proof::parse(data) {
+        assert_eq!(proof.to_bytes().ok().as_deref(), Some(data));
+        let yaml = format!("trail: {}\noperators: []\nlog: {key}\n", proof.trail);
+        let trust = Trust::parse(&yaml, &|_| Err(String::new())).expect("well-formed");
+        assert!(proof.verify(&trust).is_err(), "nobody vouches for it");
+    }
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(proof) = LogProof::parse(text) {
         assert_eq!(proof.to_string(), text);

@@ -646,3 +646,40 @@ fn what_a_revoked_key_signed_stands_if_it_was_logged_before() {
     assert_ne!(verify(1).exit_status(false, false), 0);
     assert!(prove(1, 0).is_err());
 }
+
+/// A list of nodes that is gone says so; it keeps no statement out of the log.
+#[test]
+fn a_list_of_nodes_that_cannot_be_read_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::new(&["a"]);
+    fleet.seal(10);
+    fleet.expected.names = ["b".to_owned()].into();
+    fleet.nodes = Some(dir.path().join("nodes.json"));
+    let bucket = all_objects(&fleet.objects());
+    let mut worker = fleet.worker(bucket.clone(), None);
+    let outcome = worker.round(at(20)).unwrap();
+    assert!(outcome.unread.unwrap().contains("nodes.json"));
+    assert_eq!(outcome.absent.iter().collect::<Vec<_>>(), ["b"], "what the configuration says still counts");
+    assert_eq!(outcome.appended, 4);
+    let list = r#"{"kind":"NodeList","items":[{"metadata":{"name":"a"}},{"metadata":{"name":"c"}}]}"#;
+    std::fs::write(dir.path().join("nodes.json"), list).unwrap();
+    let outcome = worker.round(at(30)).unwrap();
+    assert_eq!(outcome.unread, None);
+    assert_eq!(outcome.absent.iter().collect::<Vec<_>>(), ["b", "c"]);
+}
+
+/// Whoever may put anywhere puts a genesis under a known name a few thousand times: the log grows by so many findings a round.
+#[test]
+fn strangers_make_a_bounded_number_of_findings() {
+    let mut fleet = Fleet::new(&["a"]);
+    fleet.seal(10);
+    let bucket = all_objects(&fleet.objects());
+    for n in 0..1500 {
+        bucket.stranger(&name::genesis_key(&waxseal_e2e::fleet::writer("a", &n.to_string())), b"junk");
+    }
+    let mut worker = fleet.worker(bucket, None);
+    let first = worker.round(at(20)).unwrap();
+    assert_eq!((first.findings.len(), first.kept_out.len()), (1000, 1500));
+    assert_eq!(worker.round(at(30)).unwrap().findings.len(), 500);
+    assert_eq!(worker.round(at(40)).unwrap().findings.len(), 0);
+}
