@@ -107,6 +107,11 @@ impl<'s> Log<'s> {
         done
     }
 
+    /// From now on what is written is kept as `retain` says.
+    pub fn keep(&mut self, retain: Retain) {
+        self.retain = retain;
+    }
+
     /// The newest checkpoint that is committed.
     pub fn newest(&self) -> Option<&Committed> {
         self.committed.newest()
@@ -282,7 +287,8 @@ impl<'s> Log<'s> {
 
     /// Puts the copy of the newest checkpoint, unless one that goes further is there.
     fn show(&self, newest: &Committed) -> Result<(), LogError> {
-        let there = self.store.read(&At::key(NEWEST), MAX_NOTE as u64)?.and_then(|o| o.body);
+        // A copy only: one that cannot be read is as good as none.
+        let there = self.store.read(&At::key(NEWEST), MAX_NOTE as u64).ok().flatten().and_then(|o| o.body);
         let size = there.and_then(|b| Checkpoint::open(&b, &self.key).ok()).map(|(c, _)| c.size);
         if size.is_some_and(|s| s >= newest.checkpoint.size) {
             return Ok(());

@@ -25,7 +25,7 @@ use waxseal_trail::verdict::Verdict;
 const AHEAD: usize = 128;
 /// So many numbers of a writer that were missing are looked for again in a round, and so many of all.
 const SEARCHED: (usize, usize) = (16, 256);
-/// So many findings are logged in a round.
+/// So many findings about what strangers put are logged in a round.
 const MAX_FINDINGS: usize = 1000;
 
 /// Why a round did not come to its end.
@@ -221,6 +221,8 @@ impl Round<'_> {
 
 impl Running<'_, '_, '_> {
     fn append(&mut self, entry: &[u8]) -> Result<(), RoundError> {
+        // As long as the headers below it.
+        self.log.keep(self.round.retain(self.known));
         self.log.append(entry)?;
         self.known.apply(entry);
         Ok(())
@@ -236,8 +238,11 @@ impl Running<'_, '_, '_> {
     ) {
         let same = |f: &Finding| f.verdict == verdict.name() && f.object == object && f.range == range;
         let known = self.known.found.contains(&subject(verdict.name(), object, range));
-        // Whoever may put could make the log grow without end: the others come in later rounds.
-        if known || self.findings.len() >= MAX_FINDINGS || self.findings.iter().any(same) {
+        // What strangers put could make the log grow without end: these come in later rounds. What is said once only is not held up.
+        let stranger = |v: &str| [Verdict::Foreign.name(), Verdict::Untrusted.name()].contains(&v);
+        let full = stranger(verdict.name())
+            && self.findings.iter().filter(|f| stranger(&f.verdict)).count() >= MAX_FINDINGS;
+        if known || full || self.findings.iter().any(same) {
             return;
         }
         self.findings.push(Finding {
@@ -247,7 +252,7 @@ impl Running<'_, '_, '_> {
             object: object.to_owned(),
             writer: writer.map(str::to_owned),
             range,
-            detail,
+            detail: short(&detail),
             found_at: self.round.now,
         });
     }
@@ -325,14 +330,14 @@ impl Running<'_, '_, '_> {
             // In a directory there is one file, and nobody can put the right one beside it.
             let damaged = alone && !self.round.store.has_versions();
             let verdict = if damaged { Verdict::Tampered } else { Verdict::Foreign };
-            self.outcome.kept_out.insert(key.to_owned(), why.clone());
+            self.outcome.kept_out.insert(key.to_owned(), short(&why));
             // Strangers' writers are nobody's business but theirs.
             if writer.is_none_or(|w| self.round.gate.knows(w) || self.known.writers.contains_key(w)) {
                 self.find(verdict, key, writer, range, why);
             }
         }
         if let Some(why) = judged.untrusted {
-            self.outcome.kept_out.insert(key.to_owned(), why.clone());
+            self.outcome.kept_out.insert(key.to_owned(), short(&why));
             if writer.is_none_or(|w| self.round.gate.knows(w)) {
                 self.find(Verdict::Untrusted, key, writer, range, why);
             }
@@ -505,7 +510,10 @@ impl Running<'_, '_, '_> {
         for finding in std::mem::take(&mut self.findings) {
             let verdict =
                 serde_json::from_value(finding.verdict.clone().into()).unwrap_or(Verdict::Inconsistent);
-            self.outcome.findings.push((verdict, finding.object.clone()));
+            // A round that was stopped had stored it already.
+            if self.known.found.contains(&subject(&finding.verdict, &finding.object, finding.range)) {
+                continue;
+            }
             let mut envelope = statement::unsigned(&finding);
             let signer = self.round.signer;
             let bytes = signer.sign(&envelope.signed_bytes())?;
@@ -521,9 +529,15 @@ impl Running<'_, '_, '_> {
                 return Err(RoundError::Occupied(key));
             }
             self.append(&body)?;
+            self.outcome.findings.push((verdict, finding.object));
         }
         Ok(())
     }
+}
+
+/// What is wrong, without the text that a stranger may have put into it at length.
+fn short(why: &str) -> String {
+    why.chars().take(300).collect()
 }
 
 /// The writer of a genesis (number 0) or a key statement, and its number.

@@ -64,7 +64,10 @@ pub async fn run(
     // So that whoever opens connections and says nothing cannot take all descriptors.
     let slots = Arc::new(tokio::sync::Semaphore::new(256));
     loop {
-        let slot = slots.clone().acquire_owned().await;
+        let slot = tokio::select! {
+            slot = slots.clone().acquire_owned() => slot,
+            _ = stop.changed() => return,
+        };
         let stream = tokio::select! {
             a = listener.accept() => match a {
                 Ok((s, _)) => s,
@@ -85,7 +88,9 @@ pub async fn run(
             let mut builder = hyper::server::conn::http1::Builder::new();
             // It ends connections on which nothing is asked, too.
             builder.timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(timeout);
-            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            let connection = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            // Nobody holds a slot for ever.
+            let _ = tokio::time::timeout(timeout * 4, connection).await;
         });
     }
 }
