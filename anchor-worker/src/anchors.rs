@@ -3,9 +3,10 @@
 use crate::http::Client;
 use crate::witness::client::{AskError, ask};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use waxseal_log::{Committed, Reader};
+use waxseal_log::{Committed, Reader, cosignatures_prefix};
 use waxseal_store::{Put, Retain, Store, StoreError};
 use waxseal_trail::hash::sha256;
 use waxseal_trail::log::note::{Line, VerifierKey};
@@ -14,14 +15,9 @@ use waxseal_trail::time::Time;
 
 /// The key of a cosignature: its line lies there.
 pub fn cosignature_key(number: u64, line: &Line) -> String {
-    let id: String = line.id.iter().map(|b| format!("{b:02x}")).collect();
+    let id = HEXLOWER.encode(&line.id);
     let time = line.signature.first_chunk::<8>().map_or(0, |t| u64::from_be_bytes(*t));
-    format!("{}cosignatures/{id}-{time}", prefix(number))
-}
-
-/// What is kept of checkpoint `n`.
-pub fn prefix(number: u64) -> String {
-    format!("anchors/{number:012}/")
+    format!("{}{id}-{time}", cosignatures_prefix(number))
 }
 
 /// A witness that is asked.
@@ -167,7 +163,7 @@ impl Targets {
             return Ok(());
         }
         let mut kept: BTreeMap<String, u64> = BTreeMap::new();
-        let under = format!("{}cosignatures/", prefix(number));
+        let under = cosignatures_prefix(number);
         for key in store.list(&under, None, 1000)?.keys {
             let parts = key.strip_prefix(&under).and_then(|k| k.split_once('-'));
             if let Some((id, time)) = parts.and_then(|(id, t)| Some((id, t.parse::<u64>().ok()?))) {
@@ -175,8 +171,7 @@ impl Targets {
             }
         }
         for target in self.targets.iter_mut().filter(|t| t.done.is_none()) {
-            let id: String = target.key.id().iter().map(|b| format!("{b:02x}")).collect();
-            if let Some(time) = kept.get(&id) {
+            if let Some(time) = kept.get(&target.key.id_text()) {
                 // By its name only: whoever verifies looks at the signature.
                 target.done = Some(number);
                 target.last_success = i64::try_from(*time).ok().and_then(|t| Time::from_unix(t, 0));

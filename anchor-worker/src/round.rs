@@ -563,6 +563,5 @@ fn statement_key(key: &str) -> Option<(&str, &str)> {
 }
 
 fn digits(file: &str, count: usize) -> Option<u64> {
-    let n = file.strip_suffix(".json")?;
-    (n.len() == count && n.bytes().all(|c| c.is_ascii_digit())).then(|| n.parse().ok())?
+    name::number(file.strip_suffix(".json")?, count)
 }

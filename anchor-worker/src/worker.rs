@@ -42,10 +42,7 @@ pub enum WorkerError {
 /// # Errors
 /// [`NoteFault`] if the origin is no key's name, or the worker's key is not Ed25519.
 pub fn log_key(trail: &Trail, id: &Hash, worker: &dyn Signer) -> Result<VerifierKey, NoteFault> {
-    let origin = format!("{}/{}", trail.origin, &id.to_string()[..16]);
-    let spki = worker.public().spki();
-    let raw = spki.last_chunk::<32>().filter(|_| worker.public().algorithm() == "ed25519");
-    VerifierKey::new(&origin, Kind::Note, raw.ok_or(NoteFault::Key)?)
+    VerifierKey::of(&trail.log_origin(id), Kind::Note, worker.public())
 }
 
 /// A worker of one trail.

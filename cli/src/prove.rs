@@ -9,8 +9,7 @@ use std::process::ExitCode;
 use waxseal_anchor::config::read_trust;
 use waxseal_store::oldest;
 use waxseal_trail::envelope::MAX_ENVELOPE;
-use waxseal_trail::keys::PublicKey;
-use waxseal_trail::log::note::{Kind, VerifierKey};
+use waxseal_trail::log::note::VerifierKey;
 use waxseal_trail::name;
 use waxseal_trail::proof::{EventProofFault, MAX_PROOF, Proof};
 use waxseal_trail::statement::Trail;
@@ -68,13 +67,8 @@ impl Prove {
         let log = match trust.as_ref().and_then(|t| t.log.as_ref()) {
             Some(log) => VerifierKey::parse(log).context("the trust file's log")?,
             None => {
-                let origin = format!("{}/{}", trail.origin, &id.to_string()[..16]);
-                let keys = trail.workers.iter().filter_map(|w| PublicKey::from_base64(w).ok());
-                let keys = keys.filter(|k| k.algorithm() == "ed25519");
-                let keys = keys
-                    .filter_map(|k| VerifierKey::new(&origin, Kind::Note, k.spki().last_chunk::<32>()?).ok());
                 let mut found = None;
-                for key in keys {
+                for key in trail.log_keys(&id) {
                     // Of several workers, the one whose log it is.
                     if found.is_none() || waxseal_log::checkpoint(&*store, &key, 0, 0)?.is_some() {
                         found = Some(key);

@@ -91,6 +91,11 @@ pub fn checkpoint_key(number: u64) -> String {
 /// Where a copy of the newest lies.
 pub const NEWEST: &str = "log/checkpoint";
 
+/// Where the cosignatures of checkpoint `n` lie.
+pub fn cosignatures_prefix(number: u64) -> String {
+    format!("anchors/{number:012}/cosignatures/")
+}
+
 /// The key of a tile, or of a bundle of entries.
 pub fn tile_key(tile: &Tile) -> String {
     format!("log/{}", tile.path())

@@ -41,6 +41,7 @@ use waxseal_trail::statement::{
     Writer, WriterKey,
 };
 use waxseal_trail::time::Time;
+use waxseal_trail::valid;
 
 /// Room for a batch on a disk that is full.
 const RESERVE: &str = "reserve";
@@ -824,14 +825,8 @@ fn find_predecessor(cx: &Context, trail: &Hash) -> Result<Option<Predecessor>, S
 /// # Errors
 /// What is wrong.
 pub fn read_trail(bytes: &[u8]) -> Result<(Trail, Hash), String> {
-    let envelope = Envelope::parse(bytes).map_err(|e| e.to_string())?;
-    let trail: Trail = statement::read(&envelope).map_err(|e| e.to_string())?;
-    let keys = trail
-        .operators
-        .iter()
-        .map(|k| PublicKey::from_base64(k).map_err(|e| e.to_string()))
-        .collect::<Result<Vec<_>, _>>()?;
-    envelope.verify(&keys.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    let (envelope, _) = valid::trail(bytes).map_err(|e| e.to_string())?;
+    let trail = valid::payload(&envelope).map_err(|e| e.to_string())?;
     Ok((trail, envelope.statement_hash()))
 }
 

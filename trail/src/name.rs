@@ -43,6 +43,12 @@ pub fn glob_matches(glob: &str, name: &str) -> bool {
     g[gi..].iter().all(|c| *c == b'*')
 }
 
+/// Reads a number of exactly so many decimal digits, as keys have them.
+pub fn number(text: &str, digits: usize) -> Option<u64> {
+    let good = text.len() == digits && text.bytes().all(|c| c.is_ascii_digit());
+    good.then(|| text.parse().ok())?
+}
+
 /// The key of the trail statement.
 pub const TRAIL: &str = "trail.json";
 

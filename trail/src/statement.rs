@@ -3,6 +3,8 @@
 use crate::envelope::{Envelope, payload_type};
 use crate::hash::Hash;
 use crate::json;
+use crate::keys::PublicKey;
+use crate::log::note::{Kind, VerifierKey};
 use crate::time::Time;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -83,6 +85,20 @@ pub struct Trail {
     pub workers: Vec<String>,
 }
 payload!(Trail, "trail");
+
+impl Trail {
+    /// The origin of the trail's log: `<origin>/<first 16 hex of the trail id>`.
+    pub fn log_origin(&self, id: &Hash) -> String {
+        format!("{}/{}", self.origin, &id.to_string()[..16])
+    }
+
+    /// The keys that the trail's workers can sign its log with.
+    pub fn log_keys(&self, id: &Hash) -> Vec<VerifierKey> {
+        let origin = self.log_origin(id);
+        let keys = self.workers.iter().filter_map(|w| PublicKey::from_base64(w).ok());
+        keys.filter_map(|k| VerifierKey::of(&origin, Kind::Note, &k).ok()).collect()
+    }
+}
 
 /// A key of a writer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

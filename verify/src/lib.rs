@@ -644,8 +644,7 @@ pub(crate) struct WriterKeys {
 }
 
 fn numbered(text: &str, digits: usize) -> Option<u64> {
-    let n = text.strip_suffix(".json")?;
-    (n.len() == digits && n.bytes().all(|c| c.is_ascii_digit())).then(|| n.parse().ok())?
+    name::number(text.strip_suffix(".json")?, digits)
 }
 
 /// Lists every key, and notes those that have more to them than one version.

@@ -7,11 +7,11 @@ use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint, checkpoint_k
 use waxseal_store::{At, Version};
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::hash::{Hash, sha256};
-use waxseal_trail::keys::PublicKey;
 use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::{Kind, MAX_NOTE, VerifierKey};
 use waxseal_trail::log::tile::{Tile, WIDTH};
 use waxseal_trail::merkle::TreeHead;
+use waxseal_trail::name;
 use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, Place};
 use waxseal_trail::verdict::{Finding, Verdict};
@@ -62,11 +62,6 @@ pub(crate) struct Logged {
     pub(crate) stands: BTreeSet<Hash>,
 }
 
-fn digits(file: &str, count: usize) -> Option<u64> {
-    let good = file.len() == count && file.bytes().all(|c| c.is_ascii_digit());
-    good.then(|| file.parse().ok())?
-}
-
 impl Logged {
     /// The first entry that belongs under a key.
     pub(crate) fn at(&self, key: &str) -> Option<Entry> {
@@ -75,11 +70,11 @@ impl Logged {
             ("trail.json", None, None) => self.trail,
             ("writers", Some(w), Some("genesis.json")) => self.writers.get(w)?.genesis,
             ("writers", Some(w), Some(rest)) => {
-                let number = digits(rest.strip_prefix("keys/")?.strip_suffix(".json")?, 6)?;
+                let number = name::number(rest.strip_prefix("keys/")?.strip_suffix(".json")?, 6)?;
                 self.writers.get(w)?.keys.get(&number).copied()
             }
             ("batches", Some(w), Some(file)) => {
-                self.writers.get(w)?.batches.get(&digits(file.strip_suffix(".json")?, 12)?).copied()
+                self.writers.get(w)?.batches.get(&name::number(file.strip_suffix(".json")?, 12)?).copied()
             }
             ("statements", ..) => self.statements.get(key).copied(),
             _ => None,
@@ -163,8 +158,6 @@ impl Log<'_> {
 
 /// The log's key: the trust file's, or one of the workers that the trail itself names.
 pub(crate) fn key(session: &Session<'_>) -> Result<Option<VerifierKey>, String> {
-    let origin =
-        session.trail.as_ref().map(|t| format!("{}/{}", t.origin, &session.trail_id.to_string()[..16]));
     match &session.options.anchor {
         Anchor::File(trust) => {
             let Some(log) = &trust.log else { return Ok(None) };
@@ -172,6 +165,7 @@ pub(crate) fn key(session: &Session<'_>) -> Result<Option<VerifierKey>, String> 
             if key.kind() != Kind::Note {
                 return Err("the trust file's log: a witness's key".to_owned());
             }
+            let origin = session.trail.as_ref().map(|t| t.log_origin(&session.trail_id));
             match origin.filter(|o| o != key.name()) {
                 Some(origin) => {
                     Err(format!("the trust file's log is {}; this trail's is {origin}", key.name()))
@@ -180,11 +174,7 @@ pub(crate) fn key(session: &Session<'_>) -> Result<Option<VerifierKey>, String> 
             }
         }
         Anchor::Embedded => {
-            let workers = session.trail.as_ref().map_or(&[][..], |t| &t.workers);
-            let keys = workers.iter().filter_map(|w| {
-                let key = PublicKey::from_base64(w).ok().filter(|k| k.algorithm() == "ed25519")?;
-                VerifierKey::new(origin.as_deref()?, Kind::Note, key.spki().last_chunk::<32>()?).ok()
-            });
+            let keys = session.trail.as_ref().map_or_else(Vec::new, |t| t.log_keys(&session.trail_id));
             for key in keys {
                 if checkpoint(session.store, &key, 0, 0).map_err(|e| e.to_string())?.is_some() {
                     return Ok(Some(key));
@@ -200,6 +190,27 @@ struct Signed {
     place: String,
     checkpoint: Checkpoint,
     bytes: Vec<u8>,
+}
+
+/// What somebody has said of the log: it has to be over a prefix of the newest checkpoint.
+struct Said {
+    /// Who.
+    what: String,
+    place: String,
+    checkpoint: Checkpoint,
+}
+
+impl Said {
+    /// Says so if the first entries have another root; whether they have not.
+    fn check(self, session: &Session<'_>, head: &TreeHead) -> bool {
+        if self.checkpoint.root == head.root() {
+            return true;
+        }
+        let (what, size) = (self.what, self.checkpoint.size);
+        let detail = format!("{what} has said {size} entries of which the newest checkpoint is no extension");
+        session.find(Finding::new(Verdict::Rollback, detail).at(self.place));
+        false
+    }
 }
 
 /// Reads the log: `keys` are all keys under `log/`. `None` if it cannot be judged what was logged, which was said then.
@@ -221,32 +232,22 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
     }
     let size = reader.as_ref().map_or(0, Reader::size);
     // Everything that was signed or remembered and is not the newest: a prefix of it, or the log has been told otherwise.
-    let mut prefixes: Vec<(Checkpoint, Finding)> = Vec::new();
+    let mut said: Vec<Said> = Vec::new();
     let newest = reader.as_ref().and_then(|r| r.newest()).map(|n| n.number);
     for c in chain.iter().filter(|c| Some(c.number) < newest) {
-        let detail = format!("checkpoint {} is not a prefix of the newest", c.number);
-        prefixes.push((
-            c.checkpoint.clone(),
-            Finding::new(Verdict::Rollback, detail).at(checkpoint_key(c.number)),
-        ));
+        let (what, place) = (format!("checkpoint {}", c.number), checkpoint_key(c.number));
+        said.push(Said { what, place, checkpoint: c.checkpoint.clone() });
     }
-    for s in strays {
-        let detail = format!(
-            "the log signed a checkpoint of {} entries that is not a prefix of the newest, of {size}",
-            s.checkpoint.size
-        );
-        prefixes.push((s.checkpoint, Finding::new(Verdict::Rollback, detail).at(s.place)));
-    }
+    let stray = |s: Signed| Said { what: "the log".to_owned(), place: s.place, checkpoint: s.checkpoint };
+    said.extend(strays.into_iter().map(stray));
     let mut extends = true;
     for memory in &session.options.memories {
         let what = &memory.what;
         let opened = memory.checkpoint.clone();
         let opened = opened.and_then(|b| Checkpoint::open(&b, key).map_err(|e| e.to_string()));
         match opened {
-            Ok((c, _)) => {
-                let detail =
-                    format!("{what} has a checkpoint of {} entries that the log does not extend", c.size);
-                prefixes.push((c, Finding::new(Verdict::Rollback, detail).at(NEWEST)));
+            Ok((checkpoint, _)) => {
+                said.push(Said { what: what.clone(), place: NEWEST.to_owned(), checkpoint });
             }
             Err(e) => {
                 extends = false;
@@ -254,17 +255,16 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
             }
         }
     }
-    let (ahead, mut prefixes): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(|(c, _)| c.size > size);
+    let (ahead, mut prefixes): (Vec<_>, Vec<_>) = said.into_iter().partition(|s| s.checkpoint.size > size);
     extends &= ahead.is_empty();
-    for (c, f) in ahead {
+    for s in ahead {
+        let (what, there) = (s.what, s.checkpoint.size);
         let detail = format!(
-            "{}: it has {} entries, and the log in the store {size}: the store is behind",
-            f.detail.split(" that ").next().unwrap_or_default(),
-            c.size
+            "{what} has said {there} entries, and the log in the store has {size}: the store is behind"
         );
-        session.find(Finding { verdict: Verdict::Truncated, detail, ..f });
+        session.find(Finding::new(Verdict::Truncated, detail).at(s.place));
     }
-    prefixes.sort_by_key(|(c, _)| c.size);
+    prefixes.sort_by_key(|s| s.checkpoint.size);
     let mut logged = Logged::default();
     let complete = match &reader {
         Some(r) => {
@@ -289,7 +289,7 @@ fn damage(e: &ReadError) -> Finding {
 /// The numbered checkpoints, each larger than the one before, and what else the log has signed.
 fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Vec<Committed>, Vec<Signed>) {
     let prefix = "log/checkpoints/";
-    let numbers: Vec<u64> = keys.iter().filter_map(|k| digits(k.strip_prefix(prefix)?, 12)).collect();
+    let numbers: Vec<u64> = keys.iter().filter_map(|k| name::number(k.strip_prefix(prefix)?, 12)).collect();
     let (mut chain, mut strays): (Vec<Committed>, Vec<Signed>) = Default::default();
     for chunk in numbers.chunks(128) {
         let wanted: Vec<String> = chunk.iter().map(|n| checkpoint_key(*n)).collect();
@@ -396,7 +396,7 @@ fn entries(
     session: &Session<'_>,
     reader: &Reader<'_>,
     logged: &mut Logged,
-    prefixes: Vec<(Checkpoint, Finding)>,
+    prefixes: Vec<Said>,
 ) -> (bool, bool) {
     let mut head = TreeHead::default();
     let mut prefixes = prefixes.into_iter().peekable();
@@ -416,11 +416,8 @@ fn entries(
         let tile = Tile { level: None, index, width: leaves.len() as u16 };
         let entries = bundle.as_deref().ok().and_then(|b| tile.entries(b)).unwrap_or_default();
         for (i, leaf) in leaves.iter().enumerate() {
-            while let Some((c, finding)) = prefixes.next_if(|(c, _)| c.size == head.size()) {
-                if c.root != head.root() {
-                    extends = false;
-                    session.find(finding);
-                }
+            while let Some(said) = prefixes.next_if(|s| s.checkpoint.size == head.size()) {
+                extends &= said.check(session, &head);
             }
             head.push(*leaf);
             let number = index * WIDTH + i as u64;
@@ -442,11 +439,8 @@ fn entries(
             }
         }
     }
-    for (c, finding) in prefixes {
-        if c.root != head.root() {
-            extends = false;
-            session.find(finding);
-        }
+    for said in prefixes {
+        extends &= said.check(session, &head);
     }
     (complete, extends)
 }

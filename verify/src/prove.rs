@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use waxseal_events::{EventsError, MAX_OBJECT, Reader as Events};
-use waxseal_log::{Committed, ReadError, Reader, checkpoint, latest};
+use waxseal_log::{Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest};
 use waxseal_store::{Store, StoreError, list_all_keys, oldest};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
@@ -165,7 +165,7 @@ impl<'a> Prover<'a> {
     /// The lines that are kept of a checkpoint, each once: with a policy those of its witnesses, else some of whoever's there are.
     fn lines(&self, number: u64, text: &str) -> Result<Vec<Line>, ProveError> {
         let mut keys = Vec::new();
-        list_all_keys(self.store, &format!("anchors/{number:012}/cosignatures/"), &mut |k| keys.push(k))?;
+        list_all_keys(self.store, &cosignatures_prefix(number), &mut |k| keys.push(k))?;
         let parse = |b: &[u8]| Line::parse(std::str::from_utf8(b).ok()?.strip_suffix('\n')?).ok();
         let good = |b: &[u8]| {
             let Some(line) = parse(b) else { return false };
@@ -173,9 +173,8 @@ impl<'a> Prover<'a> {
             self.policy.is_none_or(|p| p.cosigned(&alone).is_ok_and(|c| !c.by.is_empty()))
         };
         // By their names only those of the policy's witnesses are read.
-        let ids: Option<Vec<String>> = self.policy.map(|p| {
-            p.witnesses.iter().map(|(_, w)| w.key.id().iter().map(|b| format!("{b:02x}")).collect()).collect()
-        });
+        let ids: Option<Vec<String>> =
+            self.policy.map(|p| p.witnesses.iter().map(|(_, w)| w.key.id_text()).collect());
         let named = |k: &String| {
             let id = k.rsplit('/').next().and_then(|f| f.split_once('-')).map(|(id, _)| id.to_owned());
             ids.as_ref().is_none_or(|ids| id.is_some_and(|id| ids.contains(&id)))

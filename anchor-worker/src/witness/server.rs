@@ -85,10 +85,7 @@ impl Witness {
         signer: Arc<dyn Signer>,
         logs: Vec<VerifierKey>,
     ) -> Result<Witness, WitnessError> {
-        let raw = signer.public().spki().last_chunk::<32>();
-        let raw = raw.filter(|_| signer.public().algorithm() == "ed25519");
-        let key = raw.ok_or(NoteFault::Key).and_then(|r| VerifierKey::new(name, Kind::Cosignature, r));
-        let key = key.map_err(WitnessError::Key)?;
+        let key = VerifierKey::of(name, Kind::Cosignature, signer.public()).map_err(WitnessError::Key)?;
         let mut rows = BTreeMap::new();
         let entries = disk.read_dir(&dir).map_err(|source| WitnessError::Io { path: dir.clone(), source })?;
         for (file, _) in entries.into_iter().filter(|(f, _)| f.ends_with(".json")) {

@@ -2,6 +2,7 @@
 //! c2sp.org/tlog-cosignature.
 
 use crate::hash::sha256;
+use crate::keys::PublicKey;
 use core::fmt;
 use data_encoding::{BASE64, HEXLOWER};
 
@@ -102,6 +103,15 @@ impl VerifierKey {
         Ok(VerifierKey { name: name.to_owned(), kind, key })
     }
 
+    /// Of a public key that statements have.
+    ///
+    /// # Errors
+    /// As [`VerifierKey::new`]; [`NoteFault::Key`] also if it is not Ed25519.
+    pub fn of(name: &str, kind: Kind, key: &PublicKey) -> Result<VerifierKey, NoteFault> {
+        let raw = key.spki().last_chunk::<32>().filter(|_| key.algorithm() == "ed25519");
+        VerifierKey::new(name, kind, raw.ok_or(NoteFault::Key)?)
+    }
+
     /// Reads `<name>+<id>+<key>`.
     ///
     /// # Errors
@@ -148,6 +158,11 @@ impl VerifierKey {
         let mut id = [0; 4];
         id.copy_from_slice(&sha256(&of).0[..4]);
         id
+    }
+
+    /// [`VerifierKey::id`] in hex, as keys of objects have it.
+    pub fn id_text(&self) -> String {
+        HEXLOWER.encode(&self.id())
     }
 
     /// The signature line for what the key signed: 64 bytes, over [`VerifierKey::message`].
