@@ -182,11 +182,19 @@ pub enum Kind {
     Clock,
     /// The object is archived: it has to be restored before it can be read.
     Archived,
+    /// This one object cannot be read, and others may: its bytes are sealed with a key that this reader was not given (SSE-C),
+    /// or what lies there is no file.
+    Unreadable,
     /// The store cannot do what was asked; trying again does not help.
     Unfit,
     /// Everything else: it may pass.
     Unavailable,
 }
+
+// Linux's numbers.
+const EIO: i32 = 5;
+const EISDIR: i32 = 21;
+const ELOOP: i32 = 40;
 
 /// A call to a store that failed.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +221,12 @@ impl StoreError {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
+            // A directory in its place, a link to itself, a sector that is gone: other files may be read all the same.
+            _ if matches!(operation, "read" | "look at")
+                && matches!(source.raw_os_error(), Some(EISDIR | ELOOP | EIO)) =>
+            {
+                Kind::Unreadable
+            }
             _ => Kind::Unavailable,
         };
         StoreError::new(operation, key, kind, source)
@@ -322,6 +336,12 @@ pub trait Store: Send + Sync {
         let _ = (at, days);
         Ok(false)
     }
+
+    /// Lengthens the lock of an object that is there; never shortens one.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the lock is as long as it was, or as long as was asked.
+    fn extend(&self, at: &At, retain: &Retain) -> Result<(), StoreError>;
 
     /// Whether a key can have several versions.
     fn has_versions(&self) -> bool {

@@ -341,6 +341,24 @@ impl Store for LocalStore {
         Ok(Some(Head { bytes, retain, ..Head::default() }))
     }
 
+    fn extend(&self, at: &At, retain: &Retain) -> Result<(), StoreError> {
+        let key = &at.key;
+        self.check_root(key)?;
+        match self.record(key)? {
+            Some(r) if r.retain_until >= retain.until && r.lock.is_as_strong_as(retain.lock) => Ok(()),
+            Some(r) => {
+                let until = retain.until.max(r.retain_until);
+                let lock = if r.lock.is_as_strong_as(retain.lock) { r.lock } else { retain.lock };
+                self.write_record(key, r.sha256, &Retain { lock, until })
+            }
+            None => {
+                let body = self.get(key)?;
+                let body = body.ok_or_else(|| StoreError::io("lock", key, io::ErrorKind::NotFound.into()))?;
+                self.write_record(key, sha256(&body), retain)
+            }
+        }
+    }
+
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let mut keys = Vec::new();
         self.walk("", prefix, after.unwrap_or(""), limit.saturating_add(1), &mut keys)?;

@@ -16,9 +16,21 @@ const PAGE: usize = 1000;
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<Bytes>>,
+    /// Versions that cannot be read, by key, and why.
+    unreadable: BTreeMap<(String, usize), Kind>,
+    /// How long versions are kept, where that was said.
+    locks: BTreeMap<(String, usize), Retain>,
     requests: Requests,
     /// The call that fails, counted from now, and whether it has its effect all the same.
     fault: Option<(u64, bool)>,
+}
+
+impl State {
+    fn add(&mut self, key: &str, body: &Bytes, retain: &Retain) {
+        let versions = self.objects.entry(key.to_owned()).or_default();
+        self.locks.insert((key.to_owned(), versions.len()), *retain);
+        versions.push(body.clone());
+    }
 }
 
 /// A bucket.
@@ -33,6 +45,33 @@ impl MemoryBucket {
     /// Adds a version, as anybody may.
     pub fn stranger(&self, key: &str, bytes: &[u8]) {
         self.lock().objects.entry(key.to_owned()).or_default().push(Bytes::copy_from_slice(bytes));
+    }
+
+    /// Adds a version that nobody here may read.
+    pub fn hidden(&self, key: &str, kind: Kind) {
+        self.stranger(key, b"sealed under another's key");
+        let mut state = self.lock();
+        let version = state.objects.get(key).map_or(0, |v| v.len().saturating_sub(1));
+        state.unreadable.insert((key.to_owned(), version), kind);
+    }
+
+    /// Lets everything under a prefix be unreadable from now on, or readable again.
+    pub fn hide(&self, prefix: &str, kind: Option<Kind>) {
+        let mut state = self.lock();
+        let State { objects, unreadable, .. } = &mut *state;
+        for (key, versions) in objects.iter().filter(|(k, _)| k.starts_with(prefix)) {
+            for version in 0..versions.len() {
+                match kind {
+                    Some(kind) => drop(unreadable.insert((key.clone(), version), kind)),
+                    None => drop(unreadable.remove(&(key.clone(), version))),
+                }
+            }
+        }
+    }
+
+    /// How long the versions of keys are kept, by key and version.
+    pub fn locks(&self) -> BTreeMap<(String, usize), Retain> {
+        self.lock().locks.clone()
     }
 
     /// Takes a key away with all its versions, as nobody may under a lock.
@@ -97,7 +136,7 @@ impl MemoryBucket {
 }
 
 impl Store for MemoryBucket {
-    fn put_if_absent(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<Put, StoreError> {
+    fn put_if_absent(&self, key: &str, body: &Bytes, _: &Hash, retain: &Retain) -> Result<Put, StoreError> {
         self.call(
             "write",
             key,
@@ -105,7 +144,7 @@ impl Store for MemoryBucket {
             |s| {
                 let versions = s.objects.entry(key.to_owned()).or_default();
                 if versions.is_empty() {
-                    versions.push(body.clone());
+                    s.add(key, body, retain);
                     return Put::Created(Written::default());
                 }
                 if versions.contains(body) { Put::Same(Written::default()) } else { Put::Other }
@@ -113,26 +152,24 @@ impl Store for MemoryBucket {
         )
     }
 
-    fn put_beside(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<Put, StoreError> {
+    fn put_beside(&self, key: &str, body: &Bytes, _: &Hash, retain: &Retain) -> Result<Put, StoreError> {
         self.call(
             "write",
             key,
             |r| &mut r.put,
             |s| {
-                s.objects.entry(key.to_owned()).or_default().push(body.clone());
+                s.add(key, body, retain);
                 Put::Created(Written::default())
             },
         )
     }
 
-    fn replace(&self, key: &str, body: &Bytes, _: &Hash, _: &Retain) -> Result<(), StoreError> {
+    fn replace(&self, key: &str, body: &Bytes, _: &Hash, retain: &Retain) -> Result<(), StoreError> {
         self.call(
             "write",
             key,
             |r| &mut r.put,
-            |s| {
-                s.objects.entry(key.to_owned()).or_default().push(body.clone());
-            },
+            |s| s.add(key, body, retain),
         )
     }
 
@@ -148,10 +185,15 @@ impl Store for MemoryBucket {
                     None => versions.len().checked_sub(1)?,
                 };
                 let body = versions.get(which)?;
+                if let Some(kind) = s.unreadable.get(&(at.key.clone(), which)) {
+                    let why = io::Error::other("its bytes are sealed with another's key");
+                    return Some(Err(StoreError::new("read", &at.key, *kind, why)));
+                }
                 let head = Head { bytes: body.len() as u64, ..Head::default() };
-                Some(Object { body: (head.bytes <= limit).then(|| body.to_vec()), head })
+                Some(Ok(Object { body: (head.bytes <= limit).then(|| body.to_vec()), head }))
             },
-        )
+        )?
+        .transpose()
     }
 
     fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
@@ -174,8 +216,11 @@ impl Store for MemoryBucket {
             &at.key,
             |r| &mut r.head,
             |s| {
-                let body = s.objects.get(&at.key)?.last()?;
-                Some(Head { bytes: body.len() as u64, ..Head::default() })
+                let versions = s.objects.get(&at.key)?;
+                let last = versions.len().checked_sub(1)?;
+                let which = at.version.as_ref().map_or(Some(last), |v| v.parse().ok())?;
+                let retain = s.locks.get(&(at.key.clone(), which)).copied();
+                Some(Head { bytes: versions.get(which)?.len() as u64, retain, ..Head::default() })
             },
         )
     }
@@ -230,6 +275,18 @@ impl Store for MemoryBucket {
                 Versions { versions, next: None }
             },
         )
+    }
+
+    fn extend(&self, at: &At, retain: &Retain) -> Result<(), StoreError> {
+        let lengthen = |s: &mut State| {
+            let last = s.objects.get(&at.key)?.len().checked_sub(1)?;
+            let which = at.version.as_ref().map_or(Some(last), |v| v.parse().ok())?;
+            let lock = s.locks.entry((at.key.clone(), which)).or_insert(*retain);
+            lock.until = lock.until.max(retain.until);
+            Some(())
+        };
+        let there = self.call("lengthen the lock of", &at.key, |r| &mut r.other, lengthen)?;
+        there.ok_or_else(|| StoreError::io("lengthen the lock of", &at.key, io::ErrorKind::NotFound.into()))
     }
 
     fn has_versions(&self) -> bool {

@@ -101,7 +101,11 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     if let Some(answer) = Answer::of(&e) {
-        let kind = answer.kind();
+        let kind = match answer.kind() {
+            // An object under a customer's own key (SSE-C): "The correct parameters must be provided to retrieve the object".
+            Kind::Unavailable if operation == "read" && answer.code == "InvalidRequest" => Kind::Unreadable,
+            kind => kind,
+        };
         return StoreError::new(operation, key, kind, io::Error::other(answer.text(kind)));
     }
     let text = causes(&e);

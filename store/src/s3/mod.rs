@@ -21,7 +21,7 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ChecksumMode, GlacierJobParameters, ObjectLockEnabled, ObjectLockLegalHoldStatus, ObjectLockMode,
-    RestoreRequest, ServerSideEncryption, StorageClass, Tier,
+    ObjectLockRetention, ObjectLockRetentionMode, RestoreRequest, ServerSideEncryption, StorageClass, Tier,
 };
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef,
@@ -261,6 +261,14 @@ fn lock_mode(lock: Lock) -> Option<ObjectLockMode> {
     match lock {
         Lock::Compliance => Some(ObjectLockMode::Compliance),
         Lock::Governance => Some(ObjectLockMode::Governance),
+        Lock::None => None,
+    }
+}
+
+fn retention_mode(lock: Lock) -> Option<ObjectLockRetentionMode> {
+    match lock {
+        Lock::Compliance => Some(ObjectLockRetentionMode::Compliance),
+        Lock::Governance => Some(ObjectLockRetentionMode::Governance),
         Lock::None => None,
     }
 }
@@ -650,6 +658,25 @@ impl Inner {
         self.told(&self.counts.other, result).await
     }
 
+    async fn extend(&self, at: &At, retain: Retain) -> Result<(), StoreError> {
+        let Some(mode) = retention_mode(retain.lock) else { return Ok(()) };
+        let lock = ObjectLockRetention::builder()
+            .mode(mode)
+            .retain_until_date(DateTime::from_secs(retain.until.unix_seconds()))
+            .build();
+        let sent = self
+            .client()
+            .put_object_retention()
+            .bucket(&self.settings.bucket)
+            .key(self.full(&at.key))
+            .set_version_id(at.version.clone())
+            .retention(lock)
+            .send()
+            .await;
+        let result = sent.map(drop).map_err(|e| failed("lengthen the lock of", &at.key, e));
+        self.told(&self.counts.other, result).await
+    }
+
     async fn check_lock(&self) -> Result<(), StoreError> {
         let place = self.settings.place();
         let sent = self.client().get_object_lock_configuration().bucket(&self.settings.bucket).send().await;
@@ -767,6 +794,11 @@ impl Store for S3Store {
     fn restore(&self, at: &At, days: u16) -> Result<bool, StoreError> {
         let (inner, at) = (self.inner.clone(), at.clone());
         self.wait(async move { inner.restore(&at, days).await })
+    }
+
+    fn extend(&self, at: &At, retain: &Retain) -> Result<(), StoreError> {
+        let (inner, at, retain) = (self.inner.clone(), at.clone(), *retain);
+        self.wait(async move { inner.extend(&at, retain).await })
     }
 
     fn has_versions(&self) -> bool {
