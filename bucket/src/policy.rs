@@ -183,6 +183,15 @@ pub fn bucket_statements(
         "Resource": all,
         "Condition": {"NumericGreaterThan": {"s3:object-lock-remaining-retention-days": cap.to_string()}},
     }));
+    // An object under a key of its writer's own is one that nobody else can ever read, for as long as it is locked.
+    out.push(json!({
+        "Sid": "WaxsealNoKeysOfOnesOwn",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": all,
+        "Condition": {"Null": {"s3:x-amz-server-side-encryption-customer-algorithm": "false"}},
+    }));
     // The probes of `waxseal bucket check` lie beside the trail: theirs is the lock's own refusal.
     let mut nobody = json!({
         "Sid": "WaxsealNobodyDeletes",
@@ -241,7 +250,7 @@ mod tests {
         let root = bucket_statements(&Settings::new("audit", ""), 10, true, &[]);
         assert!(root.iter().any(|s| s["NotResource"][0] == "arn:aws:s3:::audit/waxseal-probe/*"), "{root:?}");
         let below = bucket_statements(&Settings::new("audit", "prod/"), 10, false, &[]);
-        assert_eq!(below.len(), 2);
+        assert_eq!(below.len(), 3);
         assert!(below.iter().all(|s| s["Resource"][0] == "arn:aws:s3:::audit/prod/*"));
     }
 }
