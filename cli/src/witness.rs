@@ -48,6 +48,9 @@ struct Serve {
     /// Where it remembers: a directory of its own, on a disk that survives; what is lost here is never signed rightly again
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
+    /// A log of --log or --trust is new: nothing was ever signed for it under this key
+    #[arg(long)]
+    first: bool,
     /// Where it listens; put a proxy with TLS before it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7380")]
     listen: SocketAddr,
@@ -87,6 +90,12 @@ impl Serve {
         }
         let witness = Witness::open(Arc::new(RealDisk), self.state, &self.name, Arc::new(key), logs)?;
         writeln!(out, "witness    {}", witness.key())?;
+        for (origin, size) in witness.remembers() {
+            writeln!(out, "remembers  {origin}, {size} entries")?;
+        }
+        if !self.first {
+            witness.knows_all().map_err(|e| anyhow!("--state: {e}"))?;
+        }
         writeln!(out, "policies name it so:\nwitness NAME {} URL", witness.key())?;
         out.flush()?;
         let handler = move |asked: Asked| {

@@ -42,6 +42,7 @@ fn serve(dir: &Path, name: &str, log: &VerifierKey) -> Serving {
     let mut child = Command::new(bin("waxseal"))
         .args(["witness", "serve", "--key", &p("key/signing.key"), "--name", name, "--log", &log.to_string()])
         .args(["--state", &p("rows"), "--listen", &listen])
+        .args((!dir.join("rows").exists()).then_some("--first"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -171,6 +172,18 @@ fn a_witness_signs_only_what_extends_the_past_across_restarts() {
     ]);
     assert_eq!(out.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&out.stderr).contains("forgotten"));
+    // Nor one whose volume is not there, unless it is told that it is a new one.
+    std::fs::remove_file(&row).unwrap();
+    let mut empty = Command::new(bin("waxseal"));
+    empty.args(["witness", "serve", "--key", &p("key/signing.key"), "--name", "witness.example/w1"]);
+    empty.args(["--log", &fleet.log.to_string(), "--state", &p("rows"), "--listen", "127.0.0.1:0"]);
+    let out = empty.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("is the right volume mounted?") && said.contains("--first"), "{said}");
+    // What it refused as no extension is kept as evidence.
+    let mut files = std::fs::read_dir(dir.path().join("rows")).unwrap().map(|e| e.unwrap().path());
+    assert!(files.any(|p| p.extension().is_some_and(|e| e == "refused")));
 }
 
 /// Two witnesses, one of which never answers: the other's signature is there all the same.

@@ -40,6 +40,17 @@ pub enum WitnessError {
         /// What is wrong.
         what: String,
     },
+    /// A log of which nothing is remembered.
+    #[error(
+        "{dir}: no row for {origin}: is the right volume mounted? If this log was never signed for under this key, say so \
+         (--first): a witness that has forgotten would sign anything"
+    )]
+    Forgotten {
+        /// The state directory.
+        dir: PathBuf,
+        /// The log.
+        origin: String,
+    },
     /// A key that cannot be used.
     #[error("the witness's key: {0}")]
     Key(NoteFault),
@@ -107,6 +118,43 @@ impl Witness {
         Ok(Witness { disk, dir, logs, signer, key, rows: Mutex::new(rows) })
     }
 
+    /// Refuses to begin with a log of which it remembers nothing.
+    ///
+    /// # Errors
+    /// [`WitnessError::Forgotten`].
+    pub fn knows_all(&self) -> Result<(), WitnessError> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.logs.iter().find(|l| !rows.contains_key(l.name())) {
+            Some(log) => {
+                Err(WitnessError::Forgotten { dir: self.dir.clone(), origin: log.name().to_owned() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The logs it remembers: origin and size.
+    pub fn remembers(&self) -> Vec<(String, u64)> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.values().map(|r| (r.origin.clone(), r.size)).collect()
+    }
+
+    /// Keeps what a log signed that does not extend what it had signed before: it is the evidence. The last one stays, one file
+    /// for each origin.
+    fn keep_refused(&self, body: &[u8]) {
+        let Ok(request) = AddCheckpoint::parse(body) else { return };
+        let Ok(note) = Note::parse(request.checkpoint.as_bytes()) else { return };
+        let Ok(checkpoint) = Checkpoint::parse(&note.text) else { return };
+        let signed =
+            |l: &&VerifierKey| l.name() == checkpoint.origin && matches!(note.signed_by(l), Ok(Some(_)));
+        if self.logs.iter().any(|l| signed(&l)) {
+            let path = self.dir.join(format!("{}.refused", file_of(&checkpoint.origin)));
+            match disk::replace(&*self.disk, &path, request.checkpoint.as_bytes()) {
+                Ok(()) => tracing::error!("{}: the checkpoint is kept there as evidence", path.display()),
+                Err(e) => tracing::error!("{}: {e}", path.display()),
+            }
+        }
+    }
+
     /// Its key, as policies carry it.
     pub fn key(&self) -> &VerifierKey {
         &self.key
@@ -172,7 +220,12 @@ impl Witness {
                         Answer { kind: SIZE_TYPE, ..Answer::text(409, format!("{size}\n")) }
                     }
                     Err(WitnessError::Refused(refusal)) => {
-                        tracing::warn!("not signed: {refusal}");
+                        if refusal.status() == 422 {
+                            tracing::error!("not signed: {refusal}");
+                            self.keep_refused(&asked.body);
+                        } else {
+                            tracing::warn!("not signed: {refusal}");
+                        }
                         Answer::text(refusal.status(), format!("{refusal}\n"))
                     }
                     Err(e) => {
