@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use waxseal_signing::{MemoryKey, Signer};
 use waxseal_sink::clock::{Clock as _, SystemClock};
-use waxseal_store::{At, Put, Retain, Store, list_all_keys, oldest};
-use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
+use waxseal_store::{Put, Retain, Store, list_all_keys, oldest};
+use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::hash::{Hash, sha256};
+use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name::{self, glob_matches, is_name, split_writer};
 use waxseal_trail::statement::{
-    self, Acknowledgement, ExpectedWriters, Payload, Retirement, Trail, format_of,
+    self, Acknowledgement, ExpectedWriters, Keys, Payload, Retirement, Trail, format_of,
 };
 use waxseal_trail::valid;
 
@@ -93,6 +94,9 @@ struct Expect {
     by: String,
 }
 
+/// The first batch that keys sign, and they.
+type InForce = (u64, Vec<PublicKey>);
+
 struct Opened {
     store: Arc<dyn Store>,
     trail: Trail,
@@ -105,12 +109,13 @@ impl Common {
         let store = open(&self.trail)?;
         let pem = std::fs::read(&self.key).with_context(|| self.key.display().to_string())?;
         let key = MemoryKey::from_pem(&pem).with_context(|| self.key.display().to_string())?;
-        let bytes = store.get(name::TRAIL)?;
-        let bytes = bytes.ok_or_else(|| anyhow!("{} holds no trail.json", store.place()))?;
-        let (envelope, operators) = valid::trail(&bytes).context(name::TRAIL)?;
-        if !operators.contains(key.public()) {
-            bail!("{}: none of the operators of this trail", self.key.display());
-        }
+        // Whoever may write there may have put another beside it.
+        let ours = |b: &[u8]| valid::trail(b).is_ok_and(|(_, operators)| operators.contains(key.public()));
+        let bytes = oldest(&*store, name::TRAIL, MAX_ENVELOPE as u64, &ours)?.ok_or_else(|| {
+            let (place, key) = (store.place(), self.key.display());
+            anyhow!("{place} holds no trail.json, or {key} is none of the operators of the trail there")
+        })?;
+        let (envelope, _) = valid::trail(&bytes).context(name::TRAIL)?;
         let trail = valid::payload(&envelope).context(name::TRAIL)?;
         Ok(Opened { store, trail, id: envelope.statement_hash(), key })
     }
@@ -126,8 +131,21 @@ impl Opened {
         let days = i64::try_from(self.trail.min_retention).unwrap_or(i64::MAX / 86_400);
         let until = SystemClock.now().saturating_add_seconds(days.saturating_mul(86_400)).ceil_second();
         let retain = Retain { lock: self.trail.lock, until };
-        if self.store.put_if_absent(&key, &bytes, &sha256(&bytes), &retain)? == Put::Other {
-            bail!("{key} is there with other bytes");
+        let put = self.store.put_if_absent(&key, &bytes, &sha256(&bytes), &retain)?;
+        if matches!(put, Put::Same(_)) {
+            return already(&key);
+        }
+        if put == Put::Other {
+            // The same statement may have been signed before: PSS signs otherwise each time.
+            let signer = [self.key.public().clone()];
+            let hash = envelope.statement_hash().to_string();
+            let same = |b: &[u8]| valid::statement(&self.id, P::KIND, &hash, &signer, b).is_ok();
+            if oldest(&*self.store, &key, MAX_ENVELOPE as u64, &same)?.is_some() {
+                return already(&key);
+            }
+            if self.store.put_beside(&key, &bytes, &sha256(&bytes), &retain)? == Put::Other {
+                bail!("{key} is there with other bytes, which nobody signed who may: move it away");
+            }
         }
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string_pretty(payload)?)?;
@@ -152,32 +170,51 @@ impl Opened {
         }
     }
 
-    /// The number and the statement hash of a writer's last header.
+    /// The keys that sign a writer's headers, by the first batch of each; the statement hash of its genesis.
+    fn keys(&self, writer: &str) -> anyhow::Result<(Vec<InForce>, Hash)> {
+        let limit = MAX_ENVELOPE as u64;
+        let key = name::genesis_key(writer);
+        let is = |b: &[u8]| valid::genesis(&self.id, writer, b).is_ok();
+        let bytes = oldest(&*self.store, &key, limit, &is)?.ok_or_else(|| anyhow!("no genesis at {key}"))?;
+        let (genesis, first) = valid::genesis(&self.id, writer, &bytes).context(key)?;
+        let mut all = vec![(0, first)];
+        for number in 1.. {
+            let key = name::keys_key(writer, number);
+            let in_force = all.last().map(|(_, k)| k.clone()).unwrap_or_default();
+            let statement = |b: &[u8]| valid::key_statement(&self.id, writer, number, &in_force, b);
+            let Some(bytes) = oldest(&*self.store, &key, limit, &|b| statement(b).is_ok())? else { break };
+            let (envelope, new) = statement(&bytes).context(key.clone())?;
+            let payload: Keys = valid::payload(&envelope).context(key)?;
+            all.push((payload.after.map_or(0, |a| a.batch.saturating_add(1)), new));
+        }
+        Ok((all, genesis.statement_hash()))
+    }
+
+    /// The number and the statement hash of a writer's last header that its keys have signed; without any, the genesis stands for
+    /// it.
     fn last_header(&self, writer: &str) -> anyhow::Result<(u64, Hash)> {
+        let (keys, genesis) = self.keys(writer)?;
         let mut numbers = Vec::new();
         list_all_keys(&*self.store, &format!("batches/{writer}/"), &mut |k| {
             let file = k.rsplit('/').next().and_then(|f| f.strip_suffix(".json"));
-            numbers.extend(file.and_then(|n| n.parse::<u64>().ok()));
+            numbers.extend(file.and_then(|n| name::number(n, 12)));
         })?;
         numbers.sort_unstable();
         for number in numbers.into_iter().rev() {
             let key = name::batch_key(writer, number);
-            let is = |b: &[u8]| {
-                Envelope::parse(b).is_ok_and(|e| {
-                    let number = Some(("batch", number));
-                    statement::check_place(&e, "batch", &self.id, writer, number).is_ok()
-                })
-            };
-            if let Some(bytes) = oldest(&*self.store, &key, MAX_ENVELOPE as u64, &is)? {
-                return Ok((number, Envelope::parse(&bytes)?.statement_hash()));
+            let in_force = keys.iter().rev().find(|(from, _)| *from <= number).map(|(_, k)| &k[..]);
+            let header = |b: &[u8]| valid::header(&self.id, writer, number, in_force.unwrap_or_default(), b);
+            if let Some(bytes) = oldest(&*self.store, &key, MAX_ENVELOPE as u64, &|b| header(b).is_ok())? {
+                return Ok((number, header(&bytes)?.statement_hash()));
             }
         }
-        // Without any header, the genesis stands for it.
-        let key = name::genesis_key(writer);
-        let object = self.store.read(&At::key(&key), MAX_ENVELOPE as u64)?.and_then(|o| o.body);
-        let bytes = object.ok_or_else(|| anyhow!("{key} is not there"))?;
-        Ok((0, Envelope::parse(&bytes).context(key)?.statement_hash()))
+        Ok((0, genesis))
     }
+}
+
+fn already(key: &str) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout(), "{key} is there already; it counts once the log holds it")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl StatementCommand {
