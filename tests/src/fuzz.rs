@@ -14,7 +14,7 @@ use waxseal_store::disk::{self, Disk, Open};
 use waxseal_store::sim::SimDisk;
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::fluent;
-use waxseal_trail::hash::Hash;
+use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::json;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::log::checkpoint::Checkpoint;
@@ -43,12 +43,22 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("spool", spool),
     ("trust", trust),
     ("log", log),
+    ("timestamp", timestamp),
     ("config", config),
     ("guest", waxseal_filter_testkit::fuzz::guest),
     ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
     ("privacy", waxseal_filter_testkit::fuzz::privacy),
     ("privacy_policy", waxseal_filter_testkit::fuzz::privacy_policy),
 ];
+
+/// An answer of a time-stamping authority: none counts but what the authority of the corpus has signed.
+pub fn timestamp(data: &[u8]) {
+    let root = include_bytes!("fuzz-tsa-root.der").to_vec();
+    if let Ok(stamp) = waxseal_timestamp::verify(data, None, None, &[root]) {
+        assert_eq!(stamp.imprint, sha256(b"a checkpoint"));
+    }
+    let _ = waxseal_trail::certificate::all_to_der(data);
+}
 
 /// What others hand to a log, a witness or a verifier: notes, checkpoints, proofs, keys, policies, tiles. What is read is written
 /// the same again.
@@ -78,7 +88,7 @@ pub fn log(data: &[u8]) {
         assert_eq!(proof.to_bytes().ok().as_deref(), Some(data));
         let yaml = format!("trail: {}\noperators: []\nlog: {key}\n", proof.trail);
         let trust = Trust::parse(&yaml, &|_| Err(String::new())).expect("well-formed");
-        assert!(proof.verify(&trust).is_err(), "nobody vouches for it");
+        assert!(proof.verify(&trust, &|_, _| Err("none".into())).is_err(), "nobody vouches for it");
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(proof) = LogProof::parse(text) {

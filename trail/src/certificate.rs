@@ -70,6 +70,101 @@ pub fn check_leaf(leaf: &[u8], key: &PublicKey) -> Result<(), CertificateFault> 
     }
 }
 
+/// Why a certificate does not vouch for a time-stamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChainFault {
+    /// Not X.509.
+    Form,
+    /// It, or one above it, was not valid at the time.
+    Expired,
+    /// Nothing leads to a root that is trusted.
+    UnknownRoot,
+    /// Everything else.
+    Other(String),
+}
+
+/// `id-kp-timeStamping`, as in a DER object identifier.
+const TIME_STAMPING: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 8];
+
+/// Whether a certificate (DER) leads to one of `roots` at the time `at`, through some of `others`, for time-stamping.
+///
+/// # Errors
+/// [`ChainFault`].
+pub fn verify_time_stamping(
+    leaf: &[u8],
+    others: &[Vec<u8>],
+    roots: &[Vec<u8>],
+    at: Time,
+) -> Result<(), ChainFault> {
+    let der = CertificateDer::from(leaf);
+    let leaf = webpki::EndEntityCert::try_from(&der).map_err(|_| ChainFault::Form)?;
+    let roots: Vec<CertificateDer<'_>> = roots.iter().map(|r| CertificateDer::from(r.as_slice())).collect();
+    let anchors = roots.iter().filter_map(|r| webpki::anchor_from_trusted_cert(r).ok()).collect::<Vec<_>>();
+    let others: Vec<CertificateDer<'_>> = others.iter().map(|c| CertificateDer::from(c.as_slice())).collect();
+    let seconds = u64::try_from(at.unix_seconds()).unwrap_or(0);
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let usage = webpki::KeyUsage::required_if_present(TIME_STAMPING);
+    match leaf.verify_for_usage(&ALGORITHMS, &anchors, &others, now, usage, None, None) {
+        Ok(_) => Ok(()),
+        Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
+            Err(ChainFault::Expired)
+        }
+        // A root of the same name with another key is another root.
+        Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => {
+            Err(ChainFault::UnknownRoot)
+        }
+        Err(e) => Err(ChainFault::Other(format!("{e:?}"))),
+    }
+}
+
+/// How a message was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // their names are their meaning
+pub enum Scheme {
+    RsaPkcs1Sha256,
+    RsaPkcs1Sha384,
+    RsaPkcs1Sha512,
+    RsaPssSha256,
+    EcdsaSha256,
+    EcdsaSha384,
+    Ed25519,
+}
+
+/// Whether the key of a certificate (DER) has signed a message.
+pub fn has_signed(leaf: &[u8], scheme: Scheme, message: &[u8], signature: &[u8]) -> bool {
+    let der = CertificateDer::from(leaf);
+    let Ok(leaf) = webpki::EndEntityCert::try_from(&der) else { return false };
+    let id = match scheme {
+        Scheme::RsaPkcs1Sha256 => alg_id::RSA_PKCS1_SHA256,
+        Scheme::RsaPkcs1Sha384 => alg_id::RSA_PKCS1_SHA384,
+        Scheme::RsaPkcs1Sha512 => alg_id::RSA_PKCS1_SHA512,
+        Scheme::RsaPssSha256 => alg_id::RSA_PSS_SHA256,
+        Scheme::EcdsaSha256 => alg_id::ECDSA_SHA256,
+        Scheme::EcdsaSha384 => alg_id::ECDSA_SHA384,
+        Scheme::Ed25519 => alg_id::ED25519,
+    };
+    let fits = ALGORITHMS.iter().filter(|a| a.signature_alg_id() == id);
+    fits.into_iter().any(|a| leaf.verify_signature(*a, message, signature).is_ok())
+}
+
+/// DER of all certificates in a file: DER of one, or PEM (RFC 7468) of several.
+///
+/// # Errors
+/// [`CertificateFault::Form`]; also if there is none.
+pub fn all_to_der(bytes: &[u8]) -> Result<Vec<Vec<u8>>, CertificateFault> {
+    use rustls_pki_types::pem::PemObject as _;
+    if bytes.starts_with(b"\x30") {
+        return Ok(vec![to_der(bytes)?]);
+    }
+    let all = CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|_| CertificateFault::Form)?;
+    if all.is_empty() {
+        return Err(CertificateFault::Form);
+    }
+    all.iter().map(|der| to_der(der)).collect()
+}
+
 /// Whether `chain` (DER, leaf first) certifies `key` for the writer `name` under `root` at the time `at`.
 ///
 /// # Errors
@@ -120,7 +215,7 @@ impl SignatureVerificationAlgorithm for Algorithm {
     }
 }
 
-const ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 7] = [
+const ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 9] = [
     &Algorithm {
         key: alg_id::RSA_ENCRYPTION,
         signature: alg_id::RSA_PKCS1_SHA256,
@@ -137,8 +232,26 @@ const ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 7] = [
         verify: rsa_pkcs1::<sha2::Sha512>,
     },
     &Algorithm { key: alg_id::RSA_ENCRYPTION, signature: alg_id::RSA_PSS_SHA256, verify: rsa_pss },
-    &Algorithm { key: alg_id::ECDSA_P256, signature: alg_id::ECDSA_SHA256, verify: p256_sha256 },
-    &Algorithm { key: alg_id::ECDSA_P384, signature: alg_id::ECDSA_SHA384, verify: p384_sha384 },
+    &Algorithm {
+        key: alg_id::ECDSA_P256,
+        signature: alg_id::ECDSA_SHA256,
+        verify: p256_prehash::<sha2::Sha256>,
+    },
+    &Algorithm {
+        key: alg_id::ECDSA_P256,
+        signature: alg_id::ECDSA_SHA384,
+        verify: p256_prehash::<sha2::Sha384>,
+    },
+    &Algorithm {
+        key: alg_id::ECDSA_P384,
+        signature: alg_id::ECDSA_SHA256,
+        verify: p384_prehash::<sha2::Sha256>,
+    },
+    &Algorithm {
+        key: alg_id::ECDSA_P384,
+        signature: alg_id::ECDSA_SHA384,
+        verify: p384_prehash::<sha2::Sha384>,
+    },
     &Algorithm { key: alg_id::ED25519, signature: alg_id::ED25519, verify: ed25519 },
 ];
 
@@ -164,16 +277,18 @@ fn rsa_pss(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
         .ok()
 }
 
-fn p256_sha256(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
-    use p256::ecdsa::signature::Verifier as _;
+fn p256_prehash<D: sha2::Digest>(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
     let signature = p256::ecdsa::Signature::from_der(signature).ok()?;
-    p256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?.verify(message, &signature).ok()
+    let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
+    key.verify_prehash(&D::digest(message), &signature).ok()
 }
 
-fn p384_sha384(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
-    use p384::ecdsa::signature::Verifier as _;
+fn p384_prehash<D: sha2::Digest>(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    use p384::ecdsa::signature::hazmat::PrehashVerifier as _;
     let signature = p384::ecdsa::Signature::from_der(signature).ok()?;
-    p384::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?.verify(message, &signature).ok()
+    let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(key).ok()?;
+    key.verify_prehash(&D::digest(message), &signature).ok()
 }
 
 fn ed25519(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {

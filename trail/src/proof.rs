@@ -6,13 +6,14 @@ use crate::hash::{Hash, leaf_hash, sha256};
 use crate::json;
 use crate::keys::PublicKey;
 use crate::log::checkpoint::Checkpoint;
-use crate::log::note::{NoteFault, VerifierKey};
+use crate::log::note::{Note, NoteFault, VerifierKey};
 use crate::log::policy::Cosigned;
 use crate::log::proof::{LogProof, ProofFault};
 use crate::merkle;
 use crate::name;
 use crate::record::Checker;
 use crate::statement::{Batch, Keys, Trail, Writer};
+use crate::time::Time;
 use crate::trust::Trust;
 use crate::valid::{self, Bad};
 use data_encoding::BASE64;
@@ -63,7 +64,32 @@ pub struct Proof {
     /// Certificates that the genesis names: DER in base64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<String>,
+    /// Time-stamps (RFC 3161) over the checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timestamps: Vec<Token>,
 }
+
+/// A time-stamp in a proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The response of the time-stamping authority: DER in base64.
+    pub response: String,
+    /// SHA-256 of it: a time-stamp's own signature does not cover all of its bytes.
+    pub sha256: Hash,
+}
+
+/// What a time-stamp in a proof says, if it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// Not later than this.
+    pub at: Time,
+    /// The end of the certificate that signed it.
+    pub not_after: Time,
+}
+
+/// Checks a time-stamp: its response, and the digest that it has to be about. Why it does not count is a text.
+pub type CheckStamp<'a> = &'a dyn Fn(&[u8], &Hash) -> Result<Stamped, String>;
 
 /// Why a proof proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +142,8 @@ pub struct Proven {
     pub checkpoint: Checkpoint,
     /// Which witnesses of the policy have signed it, and when; none without a policy.
     pub cosigned: Cosigned,
+    /// What its time-stamps say; or why one does not count, as one of an authority that the trust file does not name.
+    pub stamped: Vec<Result<Stamped, String>>,
 }
 
 fn part(what: &'static str, why: impl core::fmt::Display) -> EventProofFault {
@@ -172,11 +200,11 @@ impl Proof {
         Ok(bytes)
     }
 
-    /// Checks it against a trust file.
+    /// Checks it against a trust file; `stamp` checks time-stamps against the same.
     ///
     /// # Errors
     /// [`EventProofFault`].
-    pub fn verify(&self, trust: &Trust) -> Result<Proven, EventProofFault> {
+    pub fn verify(&self, trust: &Trust, stamp: CheckStamp<'_>) -> Result<Proven, EventProofFault> {
         if self.trail != trust.trail {
             return Err(EventProofFault::OtherTrail(self.trail));
         }
@@ -263,8 +291,29 @@ impl Proof {
             let by = if by.is_empty() { "none".to_owned() } else { by.join(", ") };
             return Err(EventProofFault::Quorum(by));
         }
+        let stamped = self.check_stamps(&note, &log, stamp)?;
         let genesis = genesis_statement;
-        Ok(Proven { record: self.record.clone(), hash, header, genesis, checkpoint, cosigned })
+        Ok(Proven { record: self.record.clone(), hash, header, genesis, checkpoint, cosigned, stamped })
+    }
+
+    /// Time-stamps are over the checkpoint as it is stored: with the log's own signature and no other.
+    fn check_stamps(
+        &self,
+        note: &Note,
+        log: &VerifierKey,
+        stamp: CheckStamp<'_>,
+    ) -> Result<Vec<Result<Stamped, String>>, EventProofFault> {
+        let own = note.lines.iter().filter(|l| l.id == log.id() && l.name == log.name()).cloned().collect();
+        let stored = Note { text: note.text.clone(), lines: own };
+        let imprint = sha256(stored.to_string().as_bytes());
+        let check = |token: &Token| {
+            let response = BASE64.decode(token.response.as_bytes()).map_err(|e| part("timestamps", e))?;
+            if sha256(&response) != token.sha256 {
+                return Err(part("timestamps", "one is not what its digest says"));
+            }
+            Ok(stamp(&response, &imprint))
+        };
+        self.timestamps.iter().map(check).collect()
     }
 
     fn batch_number(&self, header: &[u8]) -> Result<u64, EventProofFault> {

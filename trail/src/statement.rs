@@ -388,6 +388,34 @@ pub struct Finding {
 }
 payload!(Finding, "finding");
 
+/// A worker's note that time-stamps were carried on (in the spirit of RFC 4998): the log holds their digests, and a time-stamp over a
+/// later checkpoint is over these, too. So what a certificate that has ended once signed is vouched for by one that has not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// `waxseal/renewal/1`
+    pub format: String,
+    /// The trail id.
+    pub trail: Hash,
+    /// The end of the certificates that signed them.
+    pub not_after: Time,
+    /// All that end then, of checkpoints up to this one, are in this statement or in one before.
+    pub through: u64,
+    /// The time-stamps.
+    pub tokens: Vec<RenewedToken>,
+}
+payload!(Renewal, "renewal");
+
+/// A time-stamp that is carried on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewedToken {
+    /// The number of its checkpoint.
+    pub checkpoint: u64,
+    /// Its key.
+    pub object: String,
+    /// SHA-256 of the response as it is stored.
+    pub sha256: Hash,
+}
+
 /// An operator's word on which writers there have to be. The last one that is logged counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedWriters {

@@ -29,6 +29,9 @@ pub enum TrustFault {
     /// A policy about another log than the file's.
     #[error("policy: {0}")]
     PolicyLog(&'static str),
+    /// Time-stamps of no log.
+    #[error("timestamps: they are over a log's checkpoints; log: has to name it")]
+    Timestamps,
     /// A CA certificate that cannot be used.
     #[error("{place}: {fault}")]
     Certificate {
@@ -83,7 +86,7 @@ fn anything<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
 }
 
 /// A CA that vouches for writers by the names in their certificates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ca {
     /// SHA-256 of its DER.
     pub digest: Hash,
@@ -92,7 +95,7 @@ pub struct Ca {
 }
 
 /// Who vouches for writers whose name matches a glob.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterTrust {
     /// `*` and `?` as in a shell; matched against the name without the epoch.
     pub name: String,
@@ -103,7 +106,7 @@ pub struct WriterTrust {
 }
 
 /// A key that is no longer to be believed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked {
     /// The key's id.
     pub key: Hash,
@@ -112,7 +115,7 @@ pub struct Revoked {
 }
 
 /// A verifier's trust.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// The trail id.
     pub trail: Hash,
@@ -126,6 +129,8 @@ pub struct Trust {
     pub policy: Option<Policy>,
     /// Seconds after which the newest proof from outside is `STALE`; the trail's `max_merge_delay` if that is not said.
     pub max_anchor_age: Option<u64>,
+    /// Roots (DER) of the time-stamping authorities that count.
+    pub timestamps: Vec<Vec<u8>>,
     /// Keys that are no longer to be believed.
     pub revoked: Vec<Revoked>,
     /// Names of outside proofs that the file pins and this version cannot check.
@@ -188,10 +193,16 @@ impl Trust {
             }
             _ => {}
         }
-        let mut unchecked = Vec::new();
-        if !raw.timestamps.is_empty() {
-            unchecked.push("timestamps");
+        let mut timestamps = Vec::new();
+        for (i, name) in raw.timestamps.iter().enumerate() {
+            let fault = |fault| TrustFault::Certificate { place: format!("timestamps[{i}] ({name})"), fault };
+            let bytes = file(name).map_err(|e| fault(CertificateFault::File(e)))?;
+            timestamps.extend(certificate::all_to_der(&bytes).map_err(fault)?);
         }
+        if !timestamps.is_empty() && raw.log.is_none() {
+            return Err(TrustFault::Timestamps);
+        }
+        let mut unchecked = Vec::new();
         if raw.ethereum {
             unchecked.push("ethereum");
         }
@@ -202,6 +213,7 @@ impl Trust {
             log: raw.log,
             max_anchor_age: raw.max_anchor_age,
             policy,
+            timestamps,
             revoked: raw.revoked.iter().map(|r| Revoked { key: r.key, log_size: r.log_size }).collect(),
             unchecked,
         })

@@ -6,8 +6,8 @@ use crate::hash::Hash;
 use crate::keys::PublicKey;
 use crate::name;
 use crate::statement::{
-    self, Acknowledgement, Batch, COLUMNS, ExpectedWriters, Finding, Keys, Payload, PayloadFault, Retirement,
-    Trail, Writer, WriterKey,
+    self, Acknowledgement, Batch, COLUMNS, ExpectedWriters, Finding, Keys, Payload, PayloadFault, Renewal,
+    Retirement, Trail, Writer, WriterKey,
 };
 
 /// Why what lies under a key is not its object.
@@ -51,7 +51,7 @@ pub const STATEMENTS: [(&str, bool); 6] = [
     ("erasure", true),
     (ExpectedWriters::KIND, true),
     (Finding::KIND, false),
-    ("renewal", false),
+    (Renewal::KIND, false),
     (Retirement::KIND, true),
 ];
 
