@@ -1,15 +1,15 @@
 //! Where the newest checkpoint is shown: each target on its own, and what it answers is kept under `anchors/<n>/`.
 
 use crate::http::Client;
+use crate::stamps::Authorities;
 use crate::witness::client::{AskError, ask};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use std::collections::BTreeMap;
 use std::time::Duration;
-use waxseal_log::{Committed, Reader, cosignatures_prefix};
-use waxseal_store::{Put, Retain, Store, StoreError};
+use waxseal_log::{Committed, Reader, cosignatures_prefix, newest};
+use waxseal_store::{Put, Retain, Store, StoreError, oldest};
 use waxseal_trail::hash::sha256;
-use waxseal_trail::log::note::{Line, VerifierKey};
+use waxseal_trail::log::note::{Line, MAX_NOTE, Note, VerifierKey};
 use waxseal_trail::log::policy::Policy;
 use waxseal_trail::time::Time;
 
@@ -39,7 +39,7 @@ struct Target {
 /// How it is with a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// `witness`.
+    /// `witness` or `timestamp`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -49,10 +49,36 @@ pub struct Standing {
     pub failures: u32,
 }
 
+/// A checkpoint of the log of `key`, to be shown.
+#[derive(Clone, Copy)]
+pub struct Showing<'a> {
+    /// The trail.
+    pub store: &'a dyn Store,
+    /// The log's key.
+    pub key: &'a VerifierKey,
+    /// The checkpoint.
+    pub committed: &'a Committed,
+    /// How long what is answered is kept.
+    pub retain: &'a Retain,
+    /// Now.
+    pub now: Time,
+}
+
+impl Showing<'_> {
+    /// Keeps an answer, beside what a stranger may have put under its name.
+    pub(crate) fn keep(&self, object: &str, body: &Bytes) -> Result<(), StoreError> {
+        if self.store.put_if_absent(object, body, &sha256(body), self.retain)? == Put::Other {
+            self.store.put_beside(object, body, &sha256(body), self.retain)?;
+        }
+        Ok(())
+    }
+}
+
 /// All targets.
 pub struct Targets {
     http: Client,
     targets: Vec<Target>,
+    authorities: Authorities,
     /// The longest wait between two tries.
     longest: Duration,
 }
@@ -60,6 +86,8 @@ pub struct Targets {
 /// What came of showing a checkpoint to one of them.
 #[derive(Debug)]
 pub struct Shown {
+    /// `witness`, or `time-stamping authority`.
+    pub kind: &'static str,
     /// Its name.
     pub name: String,
     /// Nothing, or why not, and whether it is an alarm.
@@ -67,27 +95,29 @@ pub struct Shown {
 }
 
 impl Targets {
-    /// The witnesses of a policy that have a URL.
-    pub fn new(policy: Option<&Policy>, http: Client, longest: Duration) -> Targets {
-        let witnesses = policy.map_or(&[][..], |p| &p.witnesses);
-        let targets = witnesses.iter().filter_map(|(name, w)| {
-            Some(Target {
-                name: name.clone(),
-                key: w.key.clone(),
-                url: w.url.clone()?,
-                seen: 0,
-                done: None,
-                last_success: None,
-                failures: 0,
-                next: None,
-            })
-        });
-        Targets { http, targets: targets.collect(), longest }
+    /// The witnesses of a policy that have a URL, and time-stamping authorities.
+    pub fn new(
+        policy: Option<&Policy>,
+        authorities: Authorities,
+        http: Client,
+        longest: Duration,
+    ) -> Targets {
+        Targets { targets: witnesses(policy), authorities, http, longest }
+    }
+
+    /// Those of another trust file; of whom was there before, what is known stays.
+    pub fn renew(&mut self, policy: Option<&Policy>, roots: Vec<Vec<u8>>) {
+        let new = witnesses(policy);
+        let old = std::mem::take(&mut self.targets);
+        let same = |a: &Target, b: &Target| (&a.name, &a.key, &a.url) == (&b.name, &b.key, &b.url);
+        let kept = |t: Target| old.iter().find(|o| same(o, &t)).cloned().unwrap_or(t);
+        self.targets = new.into_iter().map(kept).collect();
+        self.authorities.renew(roots);
     }
 
     /// Whether there is nobody to show anything to.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.targets.is_empty() && self.authorities.standing().next().is_none()
     }
 
     /// How it is with each.
@@ -98,40 +128,33 @@ impl Targets {
             last_success: t.last_success,
             failures: t.failures,
         };
-        self.targets.iter().map(of).collect()
+        self.targets.iter().map(of).chain(self.authorities.standing()).collect()
     }
 
     /// When the next try is due of those that have not signed checkpoint `number`.
     pub fn due(&self, number: u64) -> Option<Time> {
         let open = self.targets.iter().filter(|t| t.done != Some(number));
-        open.map(|t| t.next.unwrap_or(Time::MIN)).min()
+        let witness = open.map(|t| t.next.unwrap_or(Time::MIN)).min();
+        witness.into_iter().chain(self.authorities.due(number)).min()
     }
 
     /// Shows a checkpoint to all that have not signed it and are due, at once, and keeps what they answer.
     ///
     /// # Errors
     /// [`StoreError`], if an answer cannot be kept, or the log not be read: the others have been asked all the same.
-    pub fn show(
-        &mut self,
-        store: &dyn Store,
-        committed: &Committed,
-        retain: &Retain,
-        now: Time,
-    ) -> Result<Vec<Shown>, StoreError> {
+    pub fn show(&mut self, showing: &Showing<'_>) -> Result<Vec<Shown>, StoreError> {
+        let Showing { store, committed, now, .. } = *showing;
         let number = committed.number;
-        self.find_done(store, number)?;
-        let reader = Reader::open(store, Some(committed.clone())).map_err(|e| match e {
-            waxseal_log::ReadError::Store(e) => e,
-            other => {
-                let why = std::io::Error::other(other.to_string());
-                StoreError::new("read", "log/", waxseal_store::Kind::Unavailable, why)
-            }
-        })?;
+        self.find_done(store, committed)?;
+        let reader = Reader::open(store, Some(committed.clone())).map_err(store_error)?;
         let due = |t: &&mut Target| t.done != Some(number) && t.next.is_none_or(|next| next <= now);
         let (http, reader, longest) = (&self.http, &reader, self.longest);
         let mut shown = Vec::new();
         let mut failed = None;
+        let authorities = &mut self.authorities;
         std::thread::scope(|scope| {
+            // Beside the witnesses: of these one after the other is asked.
+            let stamped = scope.spawn(move || authorities.show(showing));
             let asked: Vec<_> = self
                 .targets
                 .iter_mut()
@@ -140,7 +163,7 @@ impl Targets {
                     let task = move || {
                         let proof = |old| reader.consistency_proof(old);
                         let answer = ask(http, &target.url, &target.key, committed, target.seen, &proof);
-                        target.answered(store, committed, retain, now, longest, answer)
+                        target.answered(showing, longest, answer)
                     };
                     scope.spawn(task)
                 })
@@ -153,51 +176,64 @@ impl Targets {
                     Err(_) => {}
                 }
             }
+            match stamped.join() {
+                Ok(Ok(all)) => shown.extend(all),
+                Ok(Err(e)) => failed = Some(e),
+                Err(_) => {}
+            }
         });
         failed.map_or(Ok(shown), Err)
     }
 
     /// What an earlier life of this worker, or another, has kept already.
-    fn find_done(&mut self, store: &dyn Store, number: u64) -> Result<(), StoreError> {
+    fn find_done(&mut self, store: &dyn Store, committed: &Committed) -> Result<(), StoreError> {
         if self.targets.iter().all(|t| t.done.is_some()) {
             return Ok(());
         }
-        let mut kept: BTreeMap<String, u64> = BTreeMap::new();
-        let under = cosignatures_prefix(number);
+        let Ok(note) = Note::parse(&committed.bytes) else { return Ok(()) };
+        let under = cosignatures_prefix(committed.number);
         for key in store.list(&under, None, 1000)?.keys {
-            let parts = key.strip_prefix(&under).and_then(|k| k.split_once('-'));
-            if let Some((id, time)) = parts.and_then(|(id, t)| Some((id, t.parse::<u64>().ok()?))) {
-                kept.insert(id.to_owned(), time);
-            }
-        }
-        for target in self.targets.iter_mut().filter(|t| t.done.is_none()) {
-            if let Some(time) = kept.get(&target.key.id_text()) {
-                // By its name only: whoever verifies looks at the signature.
-                target.done = Some(number);
-                target.last_success = i64::try_from(*time).ok().and_then(|t| Time::from_unix(t, 0));
+            let id = key.strip_prefix(&under).and_then(|k| k.split_once('-')).map(|(id, _)| id.to_owned());
+            let open = |t: &&mut Target| t.done.is_none() && Some(t.key.id_text()) == id;
+            let Some(target) = self.targets.iter_mut().find(open) else { continue };
+            let signed = |body: &[u8]| {
+                let line = Line::parse(std::str::from_utf8(body).ok()?.strip_suffix('\n')?).ok()?;
+                let note = Note { text: note.text.clone(), lines: vec![line] };
+                note.signed_by(&target.key).ok()??.time
+            };
+            // What is there under its name may be anybody's.
+            let found = oldest(store, &key, MAX_NOTE as u64, &|b| signed(b).is_some())?;
+            if let Some(time) = found.as_deref().and_then(signed) {
+                target.done = Some(committed.number);
+                target.last_success = i64::try_from(time).ok().and_then(|t| Time::from_unix(t, 0));
             }
         }
         Ok(())
     }
 }
 
+fn store_error(e: waxseal_log::ReadError) -> StoreError {
+    match e {
+        waxseal_log::ReadError::Store(e) => e,
+        other => {
+            let why = std::io::Error::other(other.to_string());
+            StoreError::new("read", "log/", waxseal_store::Kind::Unavailable, why)
+        }
+    }
+}
+
 impl Target {
     fn answered(
         &mut self,
-        store: &dyn Store,
-        committed: &Committed,
-        retain: &Retain,
-        now: Time,
+        showing: &Showing<'_>,
         longest: Duration,
         answer: Result<Line, AskError>,
     ) -> Result<Shown, StoreError> {
+        let Showing { committed, now, .. } = *showing;
         let result = match answer {
             Ok(line) => {
-                let key = cosignature_key(committed.number, &line);
-                let body = Bytes::from(line.to_string());
-                if store.put_if_absent(&key, &body, &sha256(&body), retain)? == Put::Other {
-                    store.put_beside(&key, &body, &sha256(&body), retain)?;
-                }
+                let object = cosignature_key(committed.number, &line);
+                showing.keep(&object, &Bytes::from(line.to_string()))?;
                 (self.seen, self.done) = (committed.checkpoint.size, Some(committed.number));
                 (self.last_success, self.failures, self.next) = (Some(now), 0, None);
                 Ok(())
@@ -207,11 +243,46 @@ impl Target {
                 self.failures = self.failures.saturating_add(1);
                 self.next =
                     Some(now.saturating_add_seconds(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX)));
-                Err((e.to_string(), e.is_alarm()))
+                match e {
+                    // Another worker may have gone on meanwhile, and shown it that.
+                    AskError::Ahead(size) if goes_on(showing, size)? => {
+                        let why = format!("it has seen {size} entries, and another worker has logged them");
+                        Err((why, false))
+                    }
+                    e => Err((e.to_string(), e.is_alarm())),
+                }
             }
         };
-        Ok(Shown { name: self.name.clone(), result })
+        Ok(Shown { kind: "witness", name: self.name.clone(), result })
     }
+}
+
+/// The witnesses of a policy that have a URL.
+fn witnesses(policy: Option<&Policy>) -> Vec<Target> {
+    let witnesses = policy.map_or(&[][..], |p| &p.witnesses);
+    let targets = witnesses.iter().filter_map(|(name, w)| {
+        Some(Target {
+            name: name.clone(),
+            key: w.key.clone(),
+            url: w.url.clone()?,
+            seen: 0,
+            done: None,
+            last_success: None,
+            failures: 0,
+            next: None,
+        })
+    });
+    targets.collect()
+}
+
+/// Whether the log in the store has `size` entries by now, as an extension of a checkpoint.
+fn goes_on(showing: &Showing<'_>, size: u64) -> Result<bool, StoreError> {
+    let Showing { store, key, committed, .. } = *showing;
+    let newest = newest(store, key, Some(committed)).map_err(store_error)?;
+    let Some(newest) = newest.filter(|n| n.checkpoint.size >= size) else { return Ok(false) };
+    let reader = Reader::open(store, Some(newest)).map_err(store_error)?;
+    let root = reader.root_of(committed.checkpoint.size).map_err(store_error)?;
+    Ok(root == committed.checkpoint.root)
 }
 
 /// Five seconds, doubled with each failure, at most `longest`; half of it by chance, so that many do not come at once.

@@ -4,6 +4,7 @@
 
 use crate::http::Client;
 use crate::known::Expected;
+use crate::stamps::Authority;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ pub struct Raw {
     pub state_dir: Option<Text>,
     /// `file:/path` of the worker's key: PEM, Ed25519, one of the trail's `workers` (`waxseal init` makes it).
     pub key: Text,
-    /// The trust file: whose statements are logged.
+    /// The trust file: whose statements are logged. It is read again in each round; another log or trail takes a restart.
     pub trust: Text,
     /// A round at least this often. Default 1h.
     #[serde(default = "hour")]
@@ -51,11 +52,26 @@ pub struct RawAnchors {
     pub timeout: Span,
     /// A file of certificates in PEM that servers are believed by, beside the machine's.
     pub ca: Option<Text>,
+    /// Time-stamping authorities (RFC 3161), in the order in which they are asked: where one fails, the next is. The trust file's
+    /// `timestamps` has to have their roots.
+    pub timestamps: Vec<RawAuthority>,
+    /// So many of them stamp each checkpoint. Default 1.
+    pub tokens: u8,
+}
+
+/// A time-stamping authority.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawAuthority {
+    /// Its name, in the names of what it signs.
+    pub name: Text,
+    /// Where it answers, over HTTP or HTTPS: what it signs is checked, whoever brings it.
+    pub url: Text,
 }
 
 impl Default for RawAnchors {
     fn default() -> Self {
-        RawAnchors { timeout: Span(Duration::from_secs(10)), ca: None }
+        RawAnchors { timeout: Span(Duration::from_secs(10)), ca: None, timestamps: Vec::new(), tokens: 1 }
     }
 }
 
@@ -97,6 +113,8 @@ pub struct Config {
     pub key: MemoryKey,
     /// Who is trusted.
     pub trust: Trust,
+    /// The file that says so, read again in each round.
+    pub trust_file: Option<PathBuf>,
     /// The time between two rounds.
     pub interval: Duration,
     /// Writers that have to be there, without those in the file of nodes.
@@ -105,6 +123,8 @@ pub struct Config {
     pub nodes: Option<PathBuf>,
     /// What reaches others.
     pub http: Client,
+    /// Time-stamping authorities, and how many of them are wanted.
+    pub timestamps: (Vec<Authority>, usize),
     /// Where telemetry is served.
     pub telemetry: Option<SocketAddr>,
 }
@@ -161,6 +181,28 @@ impl Config {
             let listen = &t.listen.0;
             listen.parse().map_err(|_| format!("telemetry.listen: {listen:?} is no address:port"))
         });
+        let mut authorities: Vec<Authority> = Vec::new();
+        for (i, raw) in raw.anchors.timestamps.into_iter().enumerate() {
+            let (name, url) = (raw.name.0, raw.url.0);
+            if !is_name(&name) || authorities.iter().any(|a| a.name == name) {
+                return Err(format!("anchors.timestamps[{i}].name: {name:?} is no name, or has come before"));
+            }
+            if !["http://", "https://"].iter().any(|s| url.starts_with(s)) {
+                return Err(format!(
+                    "anchors.timestamps[{i}].url: {url:?} begins with neither http:// nor https://"
+                ));
+            }
+            authorities.push(Authority { name, url });
+        }
+        let wanted = usize::from(raw.anchors.tokens);
+        if !authorities.is_empty() && !(1..=authorities.len()).contains(&wanted) {
+            return Err(format!("anchors.tokens: {wanted} of {} authorities", authorities.len()));
+        }
+        if !authorities.is_empty() && trust.timestamps.is_empty() {
+            return Err(
+                "anchors.timestamps: the trust file has no timestamps: with roots of theirs".to_owned()
+            );
+        }
         let ca = raw.anchors.ca.map(|f| std::fs::read(dir.join(&f.0)).map_err(|e| format!("{}: {e}", f.0)));
         let ca = ca.transpose().map_err(|e| format!("anchors.ca: {e}"))?;
         let http =
@@ -171,10 +213,12 @@ impl Config {
             state_dir: raw.state_dir.map(|d| dir.join(d.0)),
             key,
             trust,
+            trust_file: Some(dir.join(&raw.trust.0)),
             interval: raw.interval.0,
             expected: Expected { names, ephemeral },
             nodes: raw.expected_writers.nodes.map(|n| dir.join(n.0)),
             http,
+            timestamps: (authorities, wanted),
             telemetry: telemetry.transpose()?,
         })
     }

@@ -2,6 +2,8 @@
 //! here: a gap, a fork or a batch of a later version is logged like everything else.
 
 use crate::known::Known;
+use std::cell::RefCell;
+use waxseal_store::StoreError;
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
@@ -18,6 +20,8 @@ pub enum Out {
     Invalid(String),
     /// Signed by keys that nothing vouches for.
     Untrusted(String),
+    /// It cannot be said yet: a certificate could not be read.
+    Unread(String),
 }
 
 impl From<Bad> for Out {
@@ -27,7 +31,7 @@ impl From<Bad> for Out {
 }
 
 /// Reads a certificate by its digest.
-pub type Certificates<'a> = Box<dyn Fn(&Hash) -> Option<Vec<u8>> + 'a>;
+pub type Certificates<'a> = Box<dyn Fn(&Hash) -> Result<Option<Vec<u8>>, StoreError> + 'a>;
 
 /// Who is trusted.
 pub struct Gate<'a> {
@@ -89,13 +93,25 @@ impl<'a> Gate<'a> {
         }
         let genesis = valid::payload::<Writer>(&envelope).ok();
         let listed = genesis.as_ref().map_or(&[][..], |g| &g.keys);
+        let unread = RefCell::new(None);
+        let certificate = |digest: &Hash| match (self.certificate)(digest) {
+            Ok(found) => found,
+            Err(e) => {
+                *unread.borrow_mut() = Some(e.to_string());
+                None
+            }
+        };
         let chains: Vec<(PublicKey, Vec<Vec<u8>>)> = keys
             .iter()
             .zip(listed)
-            .map(|(k, w)| (k.clone(), w.certificates.iter().filter_map(&self.certificate).collect()))
+            .map(|(k, w)| (k.clone(), w.certificates.iter().filter_map(certificate).collect()))
             .collect();
         let at = genesis.as_ref().map_or(Time::MIN, |g| g.created_at);
-        match self.trust.ca_vouches(&self.trail.name, name, &chains, at, &self.certificate) {
+        let vouches = self.trust.ca_vouches(&self.trail.name, name, &chains, at, &certificate);
+        if let (Ok(false) | Err(_), Some(why)) = (&vouches, unread.take()) {
+            return Err(Out::Unread(why));
+        }
+        match vouches {
             Ok(true) => Ok(envelope),
             Ok(false) => Err(Out::Untrusted("nothing in the trust file vouches for its keys".to_owned())),
             Err(e) => Err(Out::Untrusted(format!("its certificates do not vouch for it: {e}"))),

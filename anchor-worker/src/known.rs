@@ -10,10 +10,12 @@ use waxseal_trail::hash::Hash;
 use waxseal_trail::keys::PublicKey;
 use waxseal_trail::name;
 use waxseal_trail::statement::{
-    Acknowledgement, Batch, ExpectedWriters, Finding, Keys, Payload, Retirement, State, Writer, WriterKey,
+    Acknowledgement, Batch, ExpectedWriters, Finding, Keys, Payload, Renewal, Retirement, State, Writer,
+    WriterKey,
 };
 use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, Place};
+use waxseal_trail::verdict::Verdict;
 
 /// A key statement, or the genesis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,12 @@ pub struct KnownWriter {
     /// Numbers below `next` that are not there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<[u64; 2]>,
+    /// Those that a finding in the log says are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<[u64; 2]>,
+    /// The latest `retain_until` of its headers: so long its genesis, key statements and certificates are needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain_until: Option<Time>,
     /// Until when there has to be another; absent once it has stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_by: Option<Time>,
@@ -63,6 +71,11 @@ impl KnownWriter {
     pub fn is_live(&self, now: Time, delay: i64) -> bool {
         let promised = self.next_by.is_some_and(|t| now <= t.saturating_add_seconds(delay));
         !self.retired || promised || self.last_batch.is_some_and(|last| self.next <= last)
+    }
+
+    /// Whether a header of this number is logged.
+    pub fn has(&self, batch: u64) -> bool {
+        batch < self.next && !self.missing.iter().any(|[a, b]| (a..=b).contains(&&batch))
     }
 
     fn found(&mut self, batch: u64) {
@@ -102,8 +115,14 @@ pub struct Known {
     pub others: BTreeSet<Hash>,
     /// What findings are about, so that each is logged once.
     pub found: BTreeSet<String>,
-    /// By the last operator's statement.
+    /// By the operators' latest statement.
     pub expected: Expected,
+    /// When that was declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_at: Option<Time>,
+    /// Up to which checkpoint time-stamps are carried on, by the end of their certificates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub renewed: BTreeMap<Time, u64>,
     /// Writers that an operator retired before the log had their genesis, and the number of their last header.
     pub retired: BTreeMap<String, u64>,
     /// The latest `retain_until` of a header.
@@ -150,13 +169,14 @@ impl Known {
         let last_batch = self.retired.get(&writer).copied();
         let retired = last_batch.is_some();
         let keys = vec![InForce { from_batch: 0, keys, statement }];
-        let missing = Vec::new();
         let known = KnownWriter {
             genesis: statement,
             keys,
             next: 0,
             last: statement,
-            missing,
+            missing: Vec::new(),
+            gaps: Vec::new(),
+            retain_until: None,
             next_by,
             retired,
             last_batch,
@@ -179,11 +199,15 @@ impl Known {
 
     fn header(&mut self, writer: &str, batch: u64, envelope: &Envelope, statement: Hash) {
         let Some(known) = self.writers.get_mut(writer) else { return };
+        let header = valid::payload::<Batch>(envelope).ok();
+        let retain_until = header.as_ref().map(|h| h.retain_until);
+        known.retain_until = known.retain_until.max(retain_until);
+        self.retain_until = self.retain_until.max(retain_until);
         if batch < known.next {
-            if known.missing.iter().any(|[a, b]| (a..=b).contains(&&batch)) {
-                known.found(batch);
-            } else {
+            if known.has(batch) {
                 self.others.insert(statement);
+            } else {
+                known.found(batch);
             }
             return;
         }
@@ -192,12 +216,8 @@ impl Known {
         }
         known.next = batch.saturating_add(1);
         known.last = statement;
-        known.next_by = None;
-        if let Ok(header) = valid::payload::<Batch>(envelope) {
-            known.next_by = header.next_by;
-            known.retired |= header.state == State::Retired;
-            self.retain_until = self.retain_until.max(Some(header.retain_until));
-        }
+        known.next_by = header.as_ref().and_then(|h| h.next_by);
+        known.retired |= header.is_some_and(|h| h.state == State::Retired);
     }
 
     fn other(&mut self, kind: &str, envelope: &Envelope, statement: Hash) {
@@ -212,18 +232,49 @@ impl Known {
                 }
             }
             ExpectedWriters::KIND => {
-                if let Ok(e) = valid::payload::<ExpectedWriters>(envelope) {
+                if let Ok(e) = valid::payload::<ExpectedWriters>(envelope)
+                    && self.expected_at.is_none_or(|at| at <= e.declared_at)
+                {
+                    self.expected_at = Some(e.declared_at);
                     self.expected = Expected { names: e.names.into_iter().collect(), ephemeral: e.ephemeral };
                 }
             }
             Finding::KIND => {
                 if let Ok(f) = valid::payload::<Finding>(envelope) {
                     self.found.insert(subject(&f.verdict, &f.object, f.range));
+                    if let (true, Some(writer), Some(range)) =
+                        (f.verdict == Verdict::Gap.name(), &f.writer, f.range)
+                        && let Some(known) = self.writers.get_mut(writer)
+                    {
+                        known.gaps.push(range);
+                    }
+                }
+            }
+            Renewal::KIND => {
+                if let Ok(r) = valid::payload::<Renewal>(envelope) {
+                    let through = self.renewed.entry(r.not_after).or_default();
+                    *through = r.through.max(*through);
                 }
             }
             Acknowledgement::KIND => {}
             _ => {}
         }
+    }
+
+    /// How many findings of each verdict are logged.
+    pub fn findings(&self) -> BTreeMap<&str, u64> {
+        let mut all = BTreeMap::new();
+        for verdict in self.found.iter().filter_map(|s| s.split(' ').next()) {
+            *all.entry(verdict).or_default() += 1;
+        }
+        all
+    }
+
+    /// The last epoch of a name; epochs grow with time.
+    pub fn last_epoch(&self, name: &str) -> Option<&str> {
+        let from = format!("{name}.");
+        let all = self.writers.range(from.clone()..).take_while(|(w, _)| w.starts_with(&from));
+        all.map(|(w, _)| &w[..]).filter(|w| name::split_writer(w).is_some_and(|(n, _)| n == name)).last()
     }
 
     /// Names, without epochs, that have a writer which has not retired.
@@ -245,6 +296,8 @@ mod tests {
             next: 9,
             last: Hash::empty(),
             missing: vec![[1, 1], [3, 6]],
+            gaps: vec![],
+            retain_until: None,
             next_by: None,
             retired: false,
             last_batch: None,

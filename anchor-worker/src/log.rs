@@ -34,7 +34,9 @@ pub enum LogError {
     )]
     Occupied(String),
     /// What a stopped round left is none that a worker would have written.
-    #[error("{0} lies behind the newest checkpoint and holds what no worker would log")]
+    #[error(
+        "{0} lies behind the newest checkpoint and holds what no worker would log: look at it, and move it away"
+    )]
     Foreign(String),
     /// An entry of more than 65,535 bytes.
     #[error("an entry of {0} bytes; 65,535 fit")]

@@ -7,7 +7,7 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use waxseal_anchor::anchors::back_off;
@@ -18,6 +18,10 @@ use waxseal_anchor::state::hold;
 use waxseal_anchor::worker::Worker;
 use waxseal_store::disk::RealDisk;
 use waxseal_trail::time::Time;
+use waxseal_trail::verdict::Verdict;
+
+/// How long a round goes on after the end was asked for: Kubernetes gives 30 seconds for everything.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// Puts every statement of a trail into its transparency log, and anchors the log.
 #[derive(Parser)]
@@ -76,13 +80,18 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
         return check(&worker);
     }
     tracing::info!("trail {} {}; log {}", worker.trail().0.name, worker.trail().1, worker.key());
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(now());
     metrics.state(worker.state());
     if args.once {
-        round(&mut worker, &metrics)?;
-        return match anchor(&mut worker, &metrics)? {
-            0 => Ok(()),
-            failed => Err(anyhow!("the log is written; {failed} of those it is shown to did not sign")),
+        let mut wrong = round(&mut worker, &metrics, &|| false)?;
+        let failed = anchor(&mut worker, &metrics)?;
+        if failed > 0 {
+            wrong.push(format!("{failed} of those it is shown to did not sign"));
+        }
+        return if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(anyhow!("the log is written; {}", wrong.join("; ")))
         };
     }
     serve(&mut worker, &metrics, interval, listen)
@@ -106,17 +115,18 @@ fn check(worker: &Worker) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn round(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
+/// A round; what is wrong, though it came to its end.
+fn round(worker: &mut Worker, metrics: &Metrics, stop: &dyn Fn() -> bool) -> anyhow::Result<Vec<String>> {
     let (began, at) = (Instant::now(), now());
-    let result = worker.round(at);
+    let result = worker.round_until(at, stop);
     if let Some(requests) = worker.store().requests() {
         metrics.requests(&requests);
     }
     let outcome = result.inspect_err(|_| metrics.failed())?;
     metrics.state(worker.state());
     metrics.round(&outcome, at, began.elapsed());
-    if let Some(why) = &outcome.unread {
-        tracing::error!("{why}; none of its nodes is missed");
+    for complaint in &outcome.complaints {
+        tracing::error!("{complaint}");
     }
     for (verdict, object) in &outcome.findings {
         tracing::warn!("{verdict} {object}");
@@ -124,17 +134,39 @@ fn round(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
     for (key, why) in &outcome.kept_out {
         tracing::warn!("{key} is not logged: {why}");
     }
+    for (key, why) in &outcome.unreadable {
+        tracing::error!(
+            "{key} cannot be read, so it is not logged, and nothing is said to be missing of its writer: {why}"
+        );
+    }
+    let unnamed = outcome.kept_out_count.saturating_sub(outcome.kept_out.len() as u64);
+    if unnamed > 0 {
+        tracing::warn!("{unnamed} more objects are not logged");
+    }
     if let Some(c) = &outcome.newest {
         tracing::info!(
-            "checkpoint {}: {} entries, {} of them new; {} writer(s) live, {} silent",
+            "checkpoint {}: {} entries, {} of them new; {} writer(s) live, {} silent{}",
             c.number,
             c.checkpoint.size,
             outcome.appended,
             outcome.live,
-            outcome.silent.len()
+            outcome.silent.len(),
+            if outcome.stopped { "; stopped before the end" } else { "" }
         );
     }
-    Ok(())
+    let mut wrong = outcome.complaints;
+    let fault = |(v, _): &&(Verdict, String)| v.exit() > 0;
+    let mut faults: Vec<&str> = outcome.findings.iter().filter(fault).map(|(v, _)| v.name()).collect();
+    if !faults.is_empty() {
+        let count = faults.len();
+        faults.sort_unstable();
+        faults.dedup();
+        wrong.push(format!("{count} finding(s) are new in it: {}", faults.join(", ")));
+    }
+    if !outcome.unreadable.is_empty() {
+        wrong.push(format!("{} object(s) could not be read", outcome.unreadable.len()));
+    }
+    Ok(wrong)
 }
 
 /// Shows the newest checkpoint to whoever is due; how many of them did not sign it.
@@ -148,14 +180,14 @@ fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<usize> {
     let mut failed = 0;
     for s in shown? {
         match s.result {
-            Ok(()) => tracing::info!("witness {} has signed", s.name),
+            Ok(()) => tracing::info!("{} {} has signed", s.kind, s.name),
             Err((why, alarm)) => {
                 failed += 1;
                 if alarm {
                     metrics.alarm();
-                    tracing::error!("ALARM: witness {}: {why}", s.name);
+                    tracing::error!("ALARM: {} {}: {why}", s.kind, s.name);
                 } else {
-                    tracing::warn!("witness {}: {why}", s.name);
+                    tracing::warn!("{} {}: {why}", s.kind, s.name);
                 }
             }
         }
@@ -178,6 +210,12 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (wake, woken) = mpsc::channel();
     let (stop, stopped) = tokio::sync::watch::channel(false);
+    // A round that is under way when the end is asked for has so long to come to its own.
+    let end: Arc<OnceLock<Instant>> = Arc::default();
+    let told = {
+        let end = end.clone();
+        move || end.get().is_some_and(|t| t.elapsed() > GRACE)
+    };
     // When the last good round began; 0: none yet.
     let good = Arc::new(AtomicI64::new(0));
     let started = now().unix_seconds();
@@ -202,6 +240,9 @@ fn serve(
                     _ = request.recv() => Wake::Round,
                 };
                 let last = matches!(event, Wake::Stop);
+                if last {
+                    let _ = end.set(Instant::now());
+                }
                 if wake.send(event).is_err() || last {
                     return;
                 }
@@ -215,8 +256,8 @@ fn serve(
     loop {
         if Instant::now() >= next {
             let at = now().unix_seconds();
-            let wait = match round(worker, metrics) {
-                Ok(()) => {
+            let wait = match round(worker, metrics, &told) {
+                Ok(_) => {
                     good.store(at, Ordering::Relaxed);
                     failures = 0;
                     interval
@@ -255,7 +296,7 @@ fn serve(
     }
     // What came since the last round is not left for whoever comes next.
     tracing::info!("stopping: a last round");
-    let last = round(worker, metrics).and_then(|()| anchor(worker, metrics).map(drop));
+    let last = round(worker, metrics, &told).and_then(|_| anchor(worker, metrics).map(drop));
     let _ = stop.send(true);
     runtime.shutdown_background();
     last

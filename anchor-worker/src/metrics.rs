@@ -35,6 +35,12 @@ struct Target {
     name: String,
 }
 
+use waxseal_trail::verdict::Verdict::{Foreign, Fork, Gap, Inconsistent, Silent, Tampered, Untrusted};
+
+/// What a worker finds.
+const FINDINGS: [waxseal_trail::verdict::Verdict; 7] =
+    [Tampered, Fork, Gap, Inconsistent, Silent, Untrusted, Foreign];
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// All of them.
@@ -50,7 +56,10 @@ pub struct Metrics {
     silent: Gauge,
     absent: Gauge,
     kept_out: Gauge,
-    findings: Family<Verdict, Counter>,
+    unreadable: Gauge,
+    findings: Family<Verdict, Gauge>,
+    lengthened: Counter,
+    complaints: Gauge,
     requests: Family<Operation, Counter>,
     target_success: Family<Target, Seconds>,
     target_failures: Family<Target, Gauge>,
@@ -66,9 +75,13 @@ fn gauge(n: u64) -> i64 {
 }
 
 impl Metrics {
-    /// Fresh ones. Rounds that failed are there from the start, so that alerts can compare.
-    pub fn new() -> Metrics {
+    /// Fresh ones, of a worker that starts now. What alerts compare is there from the start.
+    pub fn new(now: Time) -> Metrics {
         let metrics = Metrics::default();
+        metrics.last_round.set(unix(now));
+        for verdict in FINDINGS {
+            let _ = metrics.findings.get_or_create(&Verdict { verdict: verdict.name() });
+        }
         for result in ["ok", "failed"] {
             let _ = metrics.rounds.get_or_create(&Result { result });
         }
@@ -80,6 +93,11 @@ impl Metrics {
         if let Some(seen) = &state.seen {
             self.size.set(gauge(seen.checkpoint.size));
             self.checkpoint.set(gauge(seen.number));
+        }
+        let found = state.known.findings();
+        for verdict in FINDINGS.map(waxseal_trail::verdict::Verdict::name) {
+            let count = found.get(verdict).copied().unwrap_or(0);
+            self.findings.get_or_create(&Verdict { verdict }).set(gauge(count));
         }
         if let Some(at) = state.seen_at {
             self.checkpoint_time.set(unix(at));
@@ -94,10 +112,10 @@ impl Metrics {
         self.live.set(gauge(outcome.live));
         self.silent.set(gauge(outcome.silent.len() as u64));
         self.absent.set(gauge(outcome.absent.len() as u64));
-        self.kept_out.set(gauge(outcome.kept_out.len() as u64));
-        for (verdict, _) in &outcome.findings {
-            self.findings.get_or_create(&Verdict { verdict: verdict.name() }).inc();
-        }
+        self.kept_out.set(gauge(outcome.kept_out_count));
+        self.unreadable.set(gauge(outcome.unreadable.len() as u64));
+        self.complaints.set(gauge(outcome.complaints.len() as u64));
+        self.lengthened.inc_by(outcome.lengthened);
     }
 
     /// One that did not.
@@ -150,7 +168,7 @@ impl Metrics {
         r.register("rounds", "Rounds, by how they ended", self.rounds.clone());
         r.register_with_unit(
             "last_round_time",
-            "When the last round that came to its end began, since 1970",
+            "When the last round that came to its end began, since 1970; before the first, when the worker did",
             Unit::Seconds,
             self.last_round.clone(),
         );
@@ -168,7 +186,18 @@ impl Metrics {
             "Objects under names of statements that the last round did not log",
             self.kept_out.clone(),
         );
-        r.register("findings", "Findings logged, by verdict", self.findings.clone());
+        r.register(
+            "unreadable",
+            "Objects of trusted writers that the last round could not read",
+            self.unreadable.clone(),
+        );
+        r.register("findings", "Findings in the log, by verdict", self.findings.clone());
+        r.register("locks_lengthened", "Locks that were lengthened", self.lengthened.clone());
+        r.register(
+            "complaints",
+            "What the last round could not do beside the log: read the trust file or the nodes, lengthen locks",
+            self.complaints.clone(),
+        );
         r.register("store_requests", "Requests to the store", self.requests.clone());
         r.register_with_unit(
             "target_success_time",

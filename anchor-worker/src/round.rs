@@ -2,31 +2,42 @@
 //! other statements (FORMAT section 6); what is not as it should be becomes a finding; a checkpoint commits it all.
 //!
 //! It asks the store for one page of a listing for each writer that has not retired, for the pages of `writers/` and
-//! `statements/` (a thousand keys each), and for each new object once. Of what a writer wrote before, nothing is read again.
+//! `statements/` (a thousand keys each), and for each new object once; of what was there before, a few pages in turn. Whoever may
+//! put under `writers/` and `batches/` decides how much lies there: what is nobody's is read once, in bounded pieces, and so much
+//! of it in a round; what nobody here may read is passed by, and said.
 
 use crate::gate::{Gate, Out};
 use crate::known::{Expected, Known, subject};
 use crate::log::{Log, LogError};
+use crate::scan::{AHEAD, Judged, Listed, Slot, each_piece};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use waxseal_log::Committed;
 use waxseal_signing::{Signer, SignerError};
-use waxseal_store::{At, Kind, Mark, Put, Retain, Store, StoreError, Version};
+use waxseal_store::{At, Kind, Put, Retain, Store, StoreError};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE, Signature};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::note::VerifierKey;
 use waxseal_trail::name;
-use waxseal_trail::statement::{self, Batch, Finding, Payload as _, Trail};
+use waxseal_trail::statement::{self, Batch, Finding, Payload, Renewal, Trail};
 use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, STATEMENTS};
 use waxseal_trail::verdict::Verdict;
 
-/// So many objects are read at once.
-const AHEAD: usize = 128;
-/// So many numbers of a writer that were missing are looked for again in a round, and so many of all.
-const SEARCHED: (usize, usize) = (16, 256);
+/// So many pages of listings a round looks for headers that were missing.
+const SEARCHED: usize = 256;
+/// So many pages a round looks again at what is logged already.
+const PATROLLED: usize = 32;
+/// So many versions that are nobody's are read in a round under the name of one writer, or of all that are not logged.
+const MAX_JUNK: u64 = 4096;
+/// So many payloads for one key are logged in a round.
+const MAX_PAYLOADS: usize = 16;
 /// So many findings about what strangers put are logged in a round.
 const MAX_FINDINGS: usize = 1000;
+/// So many objects that were kept out, or cannot be read, are named.
+const MAX_NAMED: usize = 1000;
+/// A checkpoint is written after so many entries.
+const COMMIT_EVERY: u64 = 16_384;
 
 /// Why a round did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +50,11 @@ pub enum RoundError {
     #[error("a finding cannot be signed: {0}")]
     Sign(#[from] SignerError),
     /// Something else lies under the name of a statement of ours.
-    #[error("{0} is there with other bytes")]
+    #[error("{0} is there with other bytes, and nothing can be put beside it: move it away")]
     Occupied(String),
+    /// The worker ends; what there is by now is committed.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl From<StoreError> for RoundError {
@@ -69,6 +83,27 @@ pub struct Round<'a> {
     pub expected: &'a Expected,
     /// Now.
     pub now: Time,
+    /// Whether to come to an end: what there is by then is committed.
+    pub stop: &'a dyn Fn() -> bool,
+    /// Time-stamps that are carried on in this round.
+    pub renewals: Vec<Renewal>,
+}
+
+/// What a worker remembers from one round to the next beside what the log holds. It may be lost.
+#[derive(Default)]
+pub struct Memory {
+    judged: Judged,
+    /// Where the search for missing headers goes on: a writer, and the number a range begins with.
+    searched: Option<(String, u64)>,
+    /// Where the look at what is logged already goes on: a writer, and the key before.
+    patrolled: Option<(String, Option<String>)>,
+}
+
+impl Memory {
+    /// Everything has to be judged again: who is trusted has changed.
+    pub fn forget(&mut self) {
+        self.judged.forget();
+    }
 }
 
 /// What came of a round.
@@ -80,73 +115,31 @@ pub struct Outcome {
     pub appended: u64,
     /// What was found for the first time: the verdict and what it is about.
     pub findings: Vec<(Verdict, String)>,
-    /// Objects under names of statements that were kept out: by key, and why.
+    /// Objects under names of statements that were kept out: by key, and why; the first thousand.
     pub kept_out: BTreeMap<String, String>,
+    /// How many there are.
+    pub kept_out_count: u64,
+    /// Objects under names that are trusted, which cannot be read: by key, and why; the first thousand. Nothing is said to be missing
+    /// of a writer that has any.
+    pub unreadable: BTreeMap<String, String>,
     /// Writers whose next header is overdue by their own word.
     pub silent: BTreeSet<String>,
     /// Names that have to have a writer, and have none.
     pub absent: BTreeSet<String>,
     /// Writers that have not retired.
     pub live: u64,
-    /// Why the list of nodes could not be read: then nobody in it is missed.
-    pub unread: Option<String>,
+    /// What could not be done beside the log: the list of nodes read, a changed trust file, locks lengthened.
+    pub complaints: Vec<String>,
+    /// Locks that were lengthened.
+    pub lengthened: u64,
+    /// Whether it ended before it was done, because it was told to.
+    pub stopped: bool,
 }
 
-/// A key that a listing shows, and its versions, the oldest first; no delete markers.
-struct Listed {
-    key: String,
-    versions: Vec<Version>,
-}
-
-/// All keys under a prefix behind `after`, those too that a delete marker hides, in chunks.
-fn each_chunk(
-    store: &dyn Store,
-    prefix: &str,
-    after: Option<String>,
-    wanted: &mut dyn FnMut(&str, usize) -> bool,
-    each: &mut dyn FnMut(Vec<Listed>) -> Result<(), RoundError>,
-) -> Result<(), RoundError> {
-    let mut mark = after.map(|key| Mark { key, version: None });
-    let mut chunk: Vec<Listed> = Vec::new();
-    let mut open: Option<Listed> = None;
-    let mut close = |open: &mut Option<Listed>, chunk: &mut Vec<Listed>| {
-        if let Some(mut listed) = open.take() {
-            listed.versions.reverse();
-            listed.versions.retain(|v| !v.delete_marker);
-            if !listed.versions.is_empty() && wanted(&listed.key, listed.versions.len()) {
-                chunk.push(listed);
-            }
-        }
-    };
-    loop {
-        let page = store.list_versions(prefix, mark.as_ref())?;
-        for v in page.versions {
-            if open.as_ref().is_none_or(|o| o.key != v.key) {
-                close(&mut open, &mut chunk);
-                if chunk.len() >= AHEAD {
-                    each(std::mem::take(&mut chunk))?;
-                }
-                open = Some(Listed { key: v.key.clone(), versions: Vec::new() });
-            }
-            if let Some(o) = &mut open {
-                o.versions.push(v);
-            }
-        }
-        match page.next {
-            Some(next) if mark.as_ref() == Some(&next) => {
-                let why = std::io::Error::other("the listing does not move on");
-                return Err(StoreError::new("list", prefix, Kind::Unavailable, why).into());
-            }
-            Some(next) => mark = Some(next),
-            None => break,
-        }
-    }
-    close(&mut open, &mut chunk);
-    if chunk.is_empty() { Ok(()) } else { each(chunk) }
-}
-
-/// What lies under a key: the versions that may be logged, of each payload one, the oldest first.
-struct Judged {
+/// What lies under a key.
+#[derive(Default)]
+struct Found {
+    /// Versions that may be logged, of each payload one, the oldest first.
     entries: Vec<(Hash, Vec<u8>)>,
     /// Versions that are of nobody, and why the last is.
     foreign: Option<String>,
@@ -154,13 +147,77 @@ struct Judged {
     untrusted: Option<String>,
 }
 
+/// Which statement a key is the name of.
+#[derive(Clone, Copy)]
+enum Named<'k> {
+    Genesis(&'k str),
+    Keys(&'k str, u64),
+    Header(&'k str, u64),
+    Statement(&'k str, &'k str),
+}
+
+impl<'k> Named<'k> {
+    fn of(key: &'k str) -> Option<Named<'k>> {
+        let (top, rest) = key.split_once('/')?;
+        match top {
+            "writers" => {
+                let (writer, rest) = rest.split_once('/')?;
+                name::split_writer(writer)?;
+                match rest.strip_prefix("keys/") {
+                    None => (rest == "genesis.json").then_some(Named::Genesis(writer)),
+                    Some(file) => digits(file, 6).filter(|n| *n > 0).map(|n| Named::Keys(writer, n)),
+                }
+            }
+            "batches" => {
+                let (writer, file) = rest.split_once('/')?;
+                name::split_writer(writer)?;
+                digits(file, 12).map(|n| Named::Header(writer, n))
+            }
+            "statements" => {
+                let (kind, file) = rest.split_once('/')?;
+                let known = STATEMENTS.iter().any(|(k, _)| *k == kind);
+                known.then_some(Named::Statement(kind, file.strip_suffix(".json")?))
+            }
+            _ => None,
+        }
+    }
+
+    fn writer(self) -> Option<&'k str> {
+        match self {
+            Named::Genesis(w) | Named::Keys(w, _) | Named::Header(w, _) => Some(w),
+            Named::Statement(..) => None,
+        }
+    }
+
+    fn range(self) -> Option<[u64; 2]> {
+        if let Named::Header(_, n) = self { Some([n, n]) } else { None }
+    }
+}
+
+/// A version, as far as it was read.
+enum Body {
+    Bytes(Vec<u8>),
+    /// It was looked at before: whether nothing vouches for it, rather than that it is no statement.
+    Judged(bool),
+    Unreadable,
+    /// Gone since the listing, or too large: then it is no object.
+    Gone,
+}
+
 /// A round that is under way.
 struct Running<'r, 'a, 's> {
     round: &'r Round<'a>,
     known: &'r mut Known,
+    memory: &'r mut Memory,
     log: Log<'s>,
     outcome: Outcome,
     findings: Vec<Finding>,
+    /// Versions read that are nobody's: by writers that are logged, and all others.
+    junk: (BTreeMap<String, u64>, u64),
+    /// Writers of which something could not be read, or was put off: nothing is said to be missing of them.
+    unsure: BTreeSet<String>,
+    /// Writers whose key statements were looked for again.
+    refreshed: BTreeSet<String>,
 }
 
 /// How long what a worker writes now is kept: as long as the headers in the log, and no less than the trail promises.
@@ -181,7 +238,12 @@ impl Round<'_> {
     ///
     /// # Errors
     /// [`RoundError`].
-    pub fn run(&self, known: &mut Known, seen: Option<&Committed>) -> Result<Outcome, RoundError> {
+    pub fn run(
+        &self,
+        known: &mut Known,
+        memory: &mut Memory,
+        seen: Option<&Committed>,
+    ) -> Result<Outcome, RoundError> {
         let mut log = Log::open(self.store, self.key.clone(), self.retain(known), seen)?;
         if known.size > log.size() {
             *known = Known::default();
@@ -195,24 +257,32 @@ impl Round<'_> {
             known.apply(entry);
             good
         })?;
-        let (outcome, findings) = (Outcome::default(), Vec::new());
         let before = log.committed().size();
-        let mut running = Running { round: self, known, log, outcome, findings };
-        if running.log.size() == 0 {
-            running.append(&self.gate.envelope)?;
-        }
-        running.writers()?;
-        running.headers()?;
-        running.missing()?;
-        running.statements()?;
-        running.silence();
-        running.log_findings()?;
-        let Running { mut log, mut outcome, known, .. } = running;
-        let sign = |text: &[u8]| {
-            let signature = self.signer.sign(text).map_err(|e| e.to_string())?;
-            signature.try_into().map_err(|_| "not an Ed25519 signature".to_owned())
+        let mut running = Running {
+            round: self,
+            known,
+            memory,
+            log,
+            outcome: Outcome::default(),
+            findings: Vec::new(),
+            junk: (BTreeMap::new(), 0),
+            unsure: BTreeSet::new(),
+            refreshed: BTreeSet::new(),
         };
-        outcome.newest = log.commit(sign)?.cloned();
+        match running.look() {
+            Err(RoundError::Stopped) => running.outcome.stopped = true,
+            other => other?,
+        }
+        running.log_findings()?;
+        for renewal in &self.renewals {
+            // One that was stored and not logged has come with the others.
+            if running.known.renewed.get(&renewal.not_after).is_none_or(|n| *n < renewal.through) {
+                running.log_own(renewal)?;
+            }
+        }
+        running.commit()?;
+        let Running { log, mut outcome, known, .. } = running;
+        outcome.newest = log.newest().cloned();
         outcome.appended = log.size() - before;
         outcome.live = known.writers.values().filter(|w| !w.retired).count() as u64;
         Ok(outcome)
@@ -220,11 +290,37 @@ impl Round<'_> {
 }
 
 impl Running<'_, '_, '_> {
+    fn look(&mut self) -> Result<(), RoundError> {
+        if self.log.size() == 0 {
+            self.append(&self.round.gate.envelope)?;
+        }
+        self.writers()?;
+        self.headers()?;
+        self.missing()?;
+        self.patrol()?;
+        self.statements()?;
+        self.gaps();
+        self.silence();
+        Ok(())
+    }
+
     fn append(&mut self, entry: &[u8]) -> Result<(), RoundError> {
         // As long as the headers below it.
         self.log.keep(self.round.retain(self.known));
         self.log.append(entry)?;
         self.known.apply(entry);
+        if self.log.size() - self.log.committed().size() >= COMMIT_EVERY {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), RoundError> {
+        let signer = self.round.signer;
+        self.log.commit(|text| {
+            let signature = signer.sign(text).map_err(|e| e.to_string())?;
+            signature.try_into().map_err(|_| "not an Ed25519 signature".to_owned())
+        })?;
         Ok(())
     }
 
@@ -257,64 +353,242 @@ impl Running<'_, '_, '_> {
         });
     }
 
-    /// The bodies of all versions in a chunk, read at once: of each key those that are not too large.
-    fn read(&mut self, chunk: &[Listed]) -> Result<Vec<Vec<Vec<u8>>>, RoundError> {
-        let limit = MAX_ENVELOPE as u64;
-        let small = |v: &&Version| v.bytes.is_none_or(|n| n <= limit);
-        let ats: Vec<At> = chunk
+    fn keep_out(&mut self, key: &str, why: &str) {
+        self.outcome.kept_out_count += 1;
+        if self.outcome.kept_out.len() < MAX_NAMED {
+            self.outcome.kept_out.insert(key.to_owned(), short(why));
+        }
+    }
+
+    /// Something cannot be read: whoever may put can put what nobody here may read, and that must not stop all the others.
+    fn unreadable(&mut self, key: &str, why: String) {
+        let writer = Named::of(key).and_then(Named::writer);
+        if writer.is_none_or(|w| self.known.writers.contains_key(w) || self.round.gate.knows(w)) {
+            if self.outcome.unreadable.len() < MAX_NAMED {
+                self.outcome.unreadable.insert(key.to_owned(), why);
+            }
+        } else {
+            self.keep_out(key, &why);
+        }
+        self.unsure.extend(writer.map(str::to_owned));
+    }
+
+    /// How many key statements of a writer are known: with more, other versions are valid.
+    fn keys_known(&self, named: Named<'_>) -> u64 {
+        let known = named.writer().and_then(|w| self.known.writers.get(w));
+        known.map_or(0, |w| w.keys.len() as u64)
+    }
+
+    /// Reads versions, but for those that are known to be nobody's.
+    fn read(&mut self, all: &[(&Listed, &Slot)]) -> Result<Vec<Body>, RoundError> {
+        let judged = |(listed, slot): &(&Listed, &Slot)| {
+            let keys = self.keys_known(Named::of(&listed.key)?);
+            self.memory.judged.get(&listed.key, slot.id.as_deref()?, keys)
+        };
+        let known: Vec<Option<bool>> = all.iter().map(judged).collect();
+        let ats: Vec<At> = all
             .iter()
-            .flat_map(|l| l.versions.iter().filter(small))
-            .map(|v| At { key: v.key.clone(), version: v.id.clone(), bytes: v.bytes })
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|((l, s), _)| At { key: l.key.clone(), version: s.id.clone(), bytes: s.bytes })
             .collect();
-        let mut bodies = self.round.store.read_all(&ats, limit).into_iter();
-        let mut all = Vec::new();
-        for listed in chunk {
-            let mut of_key = Vec::new();
-            for _ in listed.versions.iter().filter(small) {
-                match bodies.next().transpose() {
-                    // Gone since the listing, or too large: then it is no object.
-                    Ok(object) => of_key.extend(object.flatten().and_then(|o| o.body)),
-                    // Whoever may put can put what nobody here may read; that must not stop all the others.
-                    Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission) => {
-                        self.outcome.kept_out.insert(listed.key.clone(), e.to_string());
-                    }
-                    Err(e) => return Err(e.into()),
-                }
+        let mut bodies = self.round.store.read_all(&ats, MAX_ENVELOPE as u64).into_iter();
+        let mut out = Vec::with_capacity(all.len());
+        for ((listed, _), known) in all.iter().zip(known) {
+            if let Some(untrusted) = known {
+                out.push(Body::Judged(untrusted));
+                continue;
             }
-            all.push(of_key);
+            out.push(match bodies.next().transpose() {
+                Ok(object) => object.flatten().and_then(|o| o.body).map_or(Body::Gone, Body::Bytes),
+                Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission | Kind::Unreadable) => {
+                    self.unreadable(&listed.key, e.to_string());
+                    Body::Unreadable
+                }
+                Err(e) => return Err(e.into()),
+            });
         }
-        Ok(all)
+        Ok(out)
     }
 
-    fn judge(bodies: Vec<Vec<u8>>, is: &dyn Fn(&[u8]) -> Result<Envelope, Out>) -> Judged {
-        let mut judged = Judged { entries: Vec::new(), foreign: None, untrusted: None };
-        for body in bodies {
-            match is(&body) {
-                Ok(envelope) => {
-                    let statement = envelope.statement_hash();
-                    if judged.entries.iter().all(|(s, _)| *s != statement) {
-                        judged.entries.push((statement, body));
-                    }
-                }
-                Err(Out::Invalid(why)) => judged.foreign = Some(why),
-                Err(Out::Untrusted(why)) => judged.untrusted = Some(why),
-            }
+    /// Whether no more is read in this round under the name of its writer: then what has to follow it waits, too.
+    fn is_put_off(&self, named: Named<'_>) -> bool {
+        let Some(writer) = named.writer() else { return false };
+        match self.known.writers.contains_key(writer) {
+            true => self.junk.0.get(writer).is_some_and(|n| *n >= MAX_JUNK),
+            false => self.junk.1 >= MAX_JUNK,
         }
-        judged
     }
 
-    /// Logs what was judged, and says what is not as it should be. `first` is the one that the log has already.
-    fn take(
+    fn put_off(&mut self, key: &str, named: Named<'_>) {
+        self.unsure.extend(named.writer().map(str::to_owned));
+        self.keep_out(key, "so much lies there that is nobody's that the rest waits for the next round");
+    }
+
+    /// Looks at objects, in their order, and logs what may be.
+    fn objects(&mut self, piece: &[Listed]) -> Result<(), RoundError> {
+        if (self.round.stop)() {
+            return Err(RoundError::Stopped);
+        }
+        let mut now: Vec<(&Listed, Named<'_>)> = Vec::new();
+        for listed in piece {
+            match Named::of(&listed.key) {
+                Some(named) if self.is_put_off(named) => self.put_off(&listed.key, named),
+                Some(named) => now.push((listed, named)),
+                None => {}
+            }
+        }
+        // Those with few versions at once.
+        let few = now.iter().filter(|(l, _)| l.versions.len() <= AHEAD);
+        let all: Vec<(&Listed, &Slot)> =
+            few.flat_map(|(l, _)| l.versions.iter().map(move |s| (*l, s))).collect();
+        let mut bodies = self.read(&all)?.into_iter();
+        for (listed, named) in now {
+            let mut found = Found::default();
+            if listed.others {
+                found.foreign = Some("too large for an envelope, or one version of very many".to_owned());
+            }
+            if listed.versions.len() <= AHEAD {
+                for (slot, body) in listed.versions.iter().zip(bodies.by_ref()) {
+                    self.judge(named, listed, slot, body, &mut found)?;
+                }
+            } else {
+                for slice in listed.versions.chunks(AHEAD) {
+                    if self.is_put_off(named) {
+                        self.put_off(&listed.key, named);
+                        break;
+                    }
+                    let some: Vec<(&Listed, &Slot)> = slice.iter().map(|s| (listed, s)).collect();
+                    for (slot, body) in slice.iter().zip(self.read(&some)?) {
+                        self.judge(named, listed, slot, body, &mut found)?;
+                    }
+                }
+            }
+            self.take(named, &listed.key, found)?;
+        }
+        Ok(())
+    }
+
+    fn is(&self, named: Named<'_>, body: &[u8]) -> Result<Envelope, Out> {
+        let gate = self.round.gate;
+        match named {
+            Named::Genesis(w) => gate.genesis(w, body),
+            Named::Keys(w, n) => gate.keys(self.known, w, n, body),
+            Named::Header(w, n) => gate.header(self.known, w, n, body),
+            Named::Statement(kind, hash) => gate.statement(kind, hash, body),
+        }
+    }
+
+    fn judge(
         &mut self,
-        key: &str,
-        writer: Option<&str>,
-        range: Option<[u64; 2]>,
-        judged: Judged,
-        first: Option<Hash>,
+        named: Named<'_>,
+        listed: &Listed,
+        slot: &Slot,
+        body: Body,
+        found: &mut Found,
     ) -> Result<(), RoundError> {
-        let alone = judged.entries.is_empty() && first.is_none();
-        let mut first = first;
-        for (statement, body) in judged.entries {
+        let body = match body {
+            Body::Bytes(body) => body,
+            Body::Judged(untrusted) => {
+                let why = "as in an earlier round".to_owned();
+                *(if untrusted { &mut found.untrusted } else { &mut found.foreign }) = Some(why);
+                return Ok(());
+            }
+            Body::Unreadable | Body::Gone => return Ok(()),
+        };
+        let mut is = self.is(named, &body);
+        // Its writer may have changed its keys since they were listed.
+        if let (Err(Out::Invalid(_)), Named::Header(writer, _)) = (&is, named)
+            && self.refresh(writer)?
+        {
+            is = self.is(named, &body);
+        }
+        let untrusted = match is {
+            Ok(envelope) => {
+                let statement = envelope.statement_hash();
+                let new = found.entries.iter().all(|(s, _)| *s != statement);
+                if new && found.entries.len() < MAX_PAYLOADS {
+                    found.entries.push((statement, body));
+                }
+                return Ok(());
+            }
+            Err(Out::Unread(why)) => {
+                self.unreadable(&listed.key, why);
+                return Ok(());
+            }
+            Err(Out::Invalid(why)) => {
+                found.foreign = Some(why);
+                false
+            }
+            Err(Out::Untrusted(why)) => {
+                found.untrusted = Some(why);
+                true
+            }
+        };
+        if let Some(version) = &slot.id {
+            self.memory.judged.insert(&listed.key, version, self.keys_known(named), untrusted);
+        }
+        match named.writer().filter(|w| self.known.writers.contains_key(*w)) {
+            Some(w) => *self.junk.0.entry(w.to_owned()).or_default() += 1,
+            None => self.junk.1 += 1,
+        }
+        Ok(())
+    }
+
+    /// Looks once for key statements of a writer that came since they were listed; whether there are any.
+    fn refresh(&mut self, writer: &str) -> Result<bool, RoundError> {
+        let Some(known) = self.known.writers.get(writer) else { return Ok(false) };
+        let count = known.keys.len() as u64;
+        if !self.refreshed.insert(writer.to_owned()) {
+            return Ok(false);
+        }
+        let last = count.checked_sub(1).filter(|n| *n > 0).map(|n| name::keys_key(writer, n));
+        let mut wanted = |key: &str, _| matches!(Named::of(key), Some(Named::Keys(_, n)) if n >= count);
+        let prefix = format!("writers/{writer}/keys/");
+        let store = self.round.store;
+        each_piece(store, &prefix, last, usize::MAX, &mut wanted, &mut |p| self.objects(&p))?;
+        Ok(self.known.writers.get(writer).is_some_and(|w| w.keys.len() as u64 > count))
+    }
+
+    /// The payload that the log has under a key, if it has one.
+    fn logged(&self, named: Named<'_>, found: &Found) -> Option<Hash> {
+        let writer = named.writer().and_then(|w| self.known.writers.get(w));
+        match named {
+            Named::Genesis(_) => writer.map(|w| w.genesis),
+            Named::Keys(_, n) => {
+                writer.and_then(|w| w.keys.get(usize::try_from(n).ok()?)).map(|k| k.statement)
+            }
+            Named::Header(_, n) => {
+                let w = writer.filter(|w| w.has(n))?;
+                // Of older ones the hash is not known here: the oldest valid one it is.
+                let last = Some(w.last).filter(|_| n + 1 == w.next);
+                last.or_else(|| found.entries.first().map(|(s, _)| *s))
+            }
+            Named::Statement(..) => None,
+        }
+    }
+
+    /// Logs what was found, and says what is not as it should be.
+    fn take(&mut self, named: Named<'_>, key: &str, found: Found) -> Result<(), RoundError> {
+        let (writer, range) = (named.writer(), named.range());
+        let mut first = self.logged(named, &found);
+        let alone = found.entries.is_empty() && first.is_none();
+        if let Named::Header(w, n) = named
+            && first.is_none()
+            && let (Some((_, body)), Some(known)) = (found.entries.first(), self.known.writers.get(w))
+        {
+            let header = Envelope::parse(body).ok().and_then(|e| valid::payload::<Batch>(&e).ok());
+            let follows = header.is_none_or(|h| h.previous == known.last);
+            let beyond = known.retired && known.last_batch.is_none_or(|last| n > last) && n >= known.next;
+            if n == known.next && !follows {
+                let detail = "`previous` is not the statement hash of the header before".to_owned();
+                self.find(Verdict::Tampered, key, writer, range, detail);
+            }
+            if beyond {
+                self.find(Verdict::Inconsistent, key, writer, range, "its writer had retired".to_owned());
+            }
+        }
+        for (statement, body) in found.entries {
             if first.is_some_and(|f| f == statement) || self.known.others.contains(&statement) {
                 continue;
             }
@@ -326,18 +600,18 @@ impl Running<'_, '_, '_> {
             self.append(&body)?;
             first.get_or_insert(statement);
         }
-        if let Some(why) = judged.foreign {
+        if let Some(why) = found.foreign {
             // In a directory there is one file, and nobody can put the right one beside it.
             let damaged = alone && !self.round.store.has_versions();
             let verdict = if damaged { Verdict::Tampered } else { Verdict::Foreign };
-            self.outcome.kept_out.insert(key.to_owned(), short(&why));
+            self.keep_out(key, &why);
             // Strangers' writers are nobody's business but theirs.
             if writer.is_none_or(|w| self.round.gate.knows(w) || self.known.writers.contains_key(w)) {
                 self.find(verdict, key, writer, range, why);
             }
         }
-        if let Some(why) = judged.untrusted {
-            self.outcome.kept_out.insert(key.to_owned(), short(&why));
+        if let Some(why) = found.untrusted {
+            self.keep_out(key, &why);
             if writer.is_none_or(|w| self.round.gate.knows(w)) {
                 self.find(Verdict::Untrusted, key, writer, range, why);
             }
@@ -348,31 +622,33 @@ impl Running<'_, '_, '_> {
     /// Genesis and key statements.
     fn writers(&mut self) -> Result<(), RoundError> {
         let store = self.round.store;
-        // What is logged needs no second look, unless something else lies beside it.
+        let gate = self.round.gate;
+        // What is logged needs no second look, unless something else lies beside it; and who is in no trust file none at all.
         let logged: BTreeMap<String, u64> =
             self.known.writers.iter().map(|(w, k)| (w.clone(), k.keys.len() as u64)).collect();
-        let mut wanted = |key: &str, versions: usize| match writer_key(key) {
-            Some((writer, number)) => versions > 1 || logged.get(writer).is_none_or(|n| number >= *n),
-            None => false,
-        };
-        each_chunk(store, "writers/", None, &mut wanted, &mut |chunk| {
-            let bodies = self.read(&chunk)?;
-            for (listed, bodies) in chunk.iter().zip(bodies) {
-                let Some((writer, number)) = writer_key(&listed.key) else { continue };
-                let gate = self.round.gate;
-                let (judged, first) = if number == 0 {
-                    let known = self.known.writers.get(writer).map(|w| w.genesis);
-                    (Self::judge(bodies, &|b| gate.genesis(writer, b)), known)
-                } else {
-                    let before = self.known.writers.get(writer);
-                    let known = before.and_then(|w| w.keys.get(usize::try_from(number).ok()?));
-                    let known = known.map(|k| k.statement);
-                    (Self::judge(bodies, &|b| gate.keys(self.known, writer, number, b)), known)
-                };
-                self.take(&listed.key, Some(writer), None, judged, first)?;
+        let mut strangers: (u64, Vec<String>) = (0, Vec::new());
+        let mut wanted = |key: &str, versions: usize| {
+            let (writer, number) = match Named::of(key) {
+                Some(Named::Genesis(w)) => (w, 0),
+                Some(Named::Keys(w, n)) => (w, n),
+                _ => return false,
+            };
+            let known = logged.get(writer);
+            if known.is_none() && !gate.knows(writer) {
+                strangers.0 += 1;
+                if strangers.1.len() < MAX_NAMED {
+                    strangers.1.push(key.to_owned());
+                }
+                return false;
             }
-            Ok(())
-        })
+            versions > 1 || known.is_none_or(|n| number >= *n)
+        };
+        each_piece(store, "writers/", None, usize::MAX, &mut wanted, &mut |p| self.objects(&p))?;
+        for key in &strangers.1 {
+            self.keep_out(key, "the trust file has no entry for a writer of this name");
+        }
+        self.outcome.kept_out_count += strangers.0 - strangers.1.len() as u64;
+        Ok(())
     }
 
     /// The headers of all writers that go on.
@@ -385,66 +661,98 @@ impl Running<'_, '_, '_> {
         for (writer, next) in live {
             let after = next.checked_sub(1).map(|n| name::batch_key(&writer, n));
             let prefix = format!("batches/{writer}/");
-            let mut wanted = |key: &str, _| batch_number(key, &writer).is_some_and(|n| n >= next);
-            each_chunk(store, &prefix, after, &mut wanted, &mut |chunk| {
-                let bodies = self.read(&chunk)?;
-                for (listed, bodies) in chunk.iter().zip(bodies) {
-                    let Some(batch) = batch_number(&listed.key, &writer) else { continue };
-                    self.header(&writer, batch, &listed.key, bodies)?;
+            let mut wanted = |key: &str, _| matches!(Named::of(key), Some(Named::Header(_, n)) if n >= next);
+            each_piece(store, &prefix, after, usize::MAX, &mut wanted, &mut |p| {
+                // Behind what waits, everything would look like a gap.
+                if self.is_put_off(Named::Header(&writer, next)) {
+                    return Ok(());
                 }
-                Ok(())
+                self.objects(&p)
             })?;
         }
         Ok(())
     }
 
-    fn header(
-        &mut self,
-        writer: &str,
-        batch: u64,
-        key: &str,
-        bodies: Vec<Vec<u8>>,
-    ) -> Result<(), RoundError> {
-        let gate = self.round.gate;
-        let judged = Self::judge(bodies, &|b| gate.header(self.known, writer, batch, b));
-        let Some(known) = self.known.writers.get(writer) else { return Ok(()) };
-        if let Some((_, body)) = judged.entries.first() {
-            if batch > known.next {
-                let range = [known.next, batch - 1];
-                let detail =
-                    format!("headers {} to {} are missing below one that is there", range[0], range[1]);
-                let object = name::batch_key(writer, range[0]);
-                self.find(Verdict::Gap, &object, Some(writer), Some(range), detail);
-            } else if batch == known.next
-                && let Some(header) =
-                    Envelope::parse(body).ok().and_then(|e| valid::payload::<Batch>(&e).ok())
-                && header.previous != known.last
-            {
-                let detail = "`previous` is not the statement hash of the header before".to_owned();
-                self.find(Verdict::Tampered, key, Some(writer), Some([batch, batch]), detail);
+    /// Headers that were missing, and may have come: a range each page, in turn.
+    fn missing(&mut self) -> Result<(), RoundError> {
+        let all = self.known.writers.iter().flat_map(|(w, k)| k.missing.iter().map(move |r| (w.clone(), *r)));
+        let mut ranges: Vec<(String, [u64; 2])> = all.collect();
+        if let Some(from) = self.memory.searched.take() {
+            let start = ranges.partition_point(|(w, [a, _])| (w, a) < (&from.0, &from.1));
+            ranges.rotate_left(start);
+        }
+        let mut left = SEARCHED;
+        for (writer, [a, b]) in ranges {
+            let mut after = a.checked_sub(1).map(|n| name::batch_key(&writer, n));
+            let end = name::batch_key(&writer, b);
+            let prefix = if a == b { end.clone() } else { format!("batches/{writer}/") };
+            let mut wanted =
+                |key: &str, _| matches!(Named::of(key), Some(Named::Header(_, n)) if (a..=b).contains(&n));
+            loop {
+                if left == 0 {
+                    let reached = after.as_deref().and_then(Named::of).and_then(Named::range);
+                    self.memory.searched = Some((writer, reached.map_or(a, |r| r[0].max(a))));
+                    return Ok(());
+                }
+                left -= 1;
+                let store = self.round.store;
+                after = each_piece(store, &prefix, after, 1, &mut wanted, &mut |p| self.objects(&p))?;
+                if after.as_ref().is_none_or(|last| *last >= end) {
+                    break;
+                }
             }
         }
-        self.take(key, Some(writer), Some([batch, batch]), judged, None)
+        Ok(())
     }
 
-    /// Headers that were missing, and may have come.
-    fn missing(&mut self) -> Result<(), RoundError> {
-        let numbers = self.known.writers.iter().flat_map(|(w, k)| {
-            let missing = k.missing.iter().flat_map(|[a, b]| *a..=*b).take(SEARCHED.0);
-            missing.map(move |n| (w.clone(), n))
-        });
-        let numbers: Vec<(String, u64)> = numbers.take(SEARCHED.1).collect();
-        for (writer, batch) in numbers {
-            let key = name::batch_key(&writer, batch);
-            let versions = self.round.store.versions(&key)?;
-            let versions: Vec<Version> = versions.into_iter().filter(|v| !v.delete_marker).collect();
-            if versions.is_empty() {
-                continue;
-            }
-            let listed = Listed { key, versions };
-            let bodies = self.read(std::slice::from_ref(&listed))?.pop().unwrap_or_default();
-            self.header(&writer, batch, &listed.key, bodies)?;
+    /// A second look at what is logged, a few pages in turn: a payload that was put beside one, and what a writer that has retired
+    /// still writes.
+    fn patrol(&mut self) -> Result<(), RoundError> {
+        let store = self.round.store;
+        let mut from = self.memory.patrolled.take();
+        let mut first: Option<String> = None;
+        for _ in 0..PATROLLED {
+            let (writer, after) = match from.take() {
+                Some((writer, Some(after))) => (writer, Some(after)),
+                other => {
+                    let behind = other.map(|(writer, _)| writer);
+                    let mut next = self.known.writers.keys();
+                    let next = match &behind {
+                        Some(b) => next.find(|w| *w > b),
+                        None => next.next(),
+                    };
+                    let Some(writer) = next.or_else(|| self.known.writers.keys().next()).cloned() else {
+                        return Ok(());
+                    };
+                    if first.as_ref() == Some(&writer) {
+                        from = behind.map(|b| (b, None));
+                        break;
+                    }
+                    first.get_or_insert_with(|| writer.clone());
+                    (writer, None)
+                }
+            };
+            let Some(known) = self.known.writers.get(&writer) else { continue };
+            let (next, has) = (known.next, known.clone());
+            let found = &self.known.found;
+            let mut wanted = |key: &str, versions: usize| match Named::of(key) {
+                Some(Named::Header(_, n)) if n >= next => true,
+                Some(Named::Header(_, n)) => {
+                    let fork = || subject(Verdict::Fork.name(), key, Some([n, n]));
+                    versions > 1 && has.has(n) && !found.contains(&fork())
+                }
+                _ => false,
+            };
+            let mut pieces = Vec::new();
+            let prefix = format!("batches/{writer}/");
+            let last = each_piece(store, &prefix, after, 1, &mut wanted, &mut |p| {
+                pieces.push(p);
+                Ok::<(), RoundError>(())
+            })?;
+            pieces.iter().try_for_each(|p| self.objects(p))?;
+            from = Some((writer, last));
         }
+        self.memory.patrolled = from;
         Ok(())
     }
 
@@ -452,20 +760,27 @@ impl Running<'_, '_, '_> {
     fn statements(&mut self) -> Result<(), RoundError> {
         let store = self.round.store;
         let logged = self.known.others.clone();
-        let mut wanted = |key: &str, _| {
-            statement_key(key)
-                .is_some_and(|(_, hash)| Hash::from_hex(hash).is_some_and(|h| !logged.contains(&h)))
+        let mut wanted = |key: &str, _| match Named::of(key) {
+            Some(Named::Statement(_, hash)) => Hash::from_hex(hash).is_some_and(|h| !logged.contains(&h)),
+            _ => false,
         };
-        each_chunk(store, "statements/", None, &mut wanted, &mut |chunk| {
-            let bodies = self.read(&chunk)?;
-            for (listed, bodies) in chunk.iter().zip(bodies) {
-                let Some((kind, hash)) = statement_key(&listed.key) else { continue };
-                let gate = self.round.gate;
-                let judged = Self::judge(bodies, &|b| gate.statement(kind, hash, b));
-                self.take(&listed.key, None, None, judged, None)?;
-            }
-            Ok(())
-        })
+        each_piece(store, "statements/", None, usize::MAX, &mut wanted, &mut |p| self.objects(&p))?;
+        Ok(())
+    }
+
+    /// Numbers that are missing and that no finding names yet.
+    fn gaps(&mut self) {
+        let covered = |gaps: &[[u64; 2]], [a, b]: [u64; 2]| gaps.iter().any(|[c, d]| *c <= a && b <= *d);
+        let mut all = Vec::new();
+        for (writer, known) in self.known.writers.iter().filter(|(w, _)| !self.unsure.contains(*w)) {
+            let new = known.missing.iter().filter(|r| !covered(&known.gaps, **r));
+            all.extend(new.map(|r| (writer.clone(), *r)));
+        }
+        for (writer, range) in all {
+            let detail = format!("headers {} to {} are missing below one that is there", range[0], range[1]);
+            let object = name::batch_key(&writer, range[0]);
+            self.find(Verdict::Gap, &object, Some(&writer), Some(range), detail);
+        }
     }
 
     /// Who should have been heard of.
@@ -475,7 +790,7 @@ impl Running<'_, '_, '_> {
             .known
             .writers
             .iter()
-            .filter(|(_, w)| !w.retired)
+            .filter(|(writer, w)| !w.retired && !self.unsure.contains(*writer))
             .filter_map(|(writer, w)| Some((writer.clone(), w.next, w.next_by.filter(|t| *t < now)?)))
             .collect();
         for (writer, next, next_by) in silent {
@@ -500,12 +815,35 @@ impl Running<'_, '_, '_> {
             .collect();
         for name in &absent {
             let detail = format!("{name} is expected, and no writer of this name goes on");
-            self.find(Verdict::Silent, &format!("writers/{name}"), None, None, detail);
+            // Once after each that has gone on.
+            let last = self.known.last_epoch(name).map(str::to_owned);
+            let object = last.as_ref().map_or_else(|| format!("writers/{name}"), |w| name::genesis_key(w));
+            self.find(Verdict::Silent, &object, last.as_deref(), None, detail);
         }
         self.outcome.absent = absent;
     }
 
-    /// Findings are statements of the worker: stored, and logged in the round that found them.
+    /// A statement of the worker's own: stored, and logged.
+    fn log_own<P: Payload>(&mut self, payload: &P) -> Result<(), RoundError> {
+        let mut envelope = statement::unsigned(payload);
+        let signer = self.round.signer;
+        let bytes = signer.sign(&envelope.signed_bytes())?;
+        envelope.signatures = vec![Signature { key: signer.public().id(), bytes }];
+        // What is too large for an envelope was not made here.
+        let Ok(bytes) = envelope.to_bytes() else { return Ok(()) };
+        let key = name::statement_key(P::KIND, &envelope.statement_hash());
+        let body = Bytes::from(bytes);
+        let retain = self.round.retain(self.known);
+        let put = self.round.store.put_if_absent(&key, &body, &sha256(&body), &retain)?;
+        if put == Put::Other
+            && self.round.store.put_beside(&key, &body, &sha256(&body), &retain)? == Put::Other
+        {
+            return Err(RoundError::Occupied(key));
+        }
+        self.append(&body)
+    }
+
+    /// Findings are logged in the round that found them.
     fn log_findings(&mut self) -> Result<(), RoundError> {
         for finding in std::mem::take(&mut self.findings) {
             let verdict =
@@ -514,21 +852,7 @@ impl Running<'_, '_, '_> {
             if self.known.found.contains(&subject(&finding.verdict, &finding.object, finding.range)) {
                 continue;
             }
-            let mut envelope = statement::unsigned(&finding);
-            let signer = self.round.signer;
-            let bytes = signer.sign(&envelope.signed_bytes())?;
-            envelope.signatures = vec![Signature { key: signer.public().id(), bytes }];
-            let Ok(bytes) = envelope.to_bytes() else { continue };
-            let key = name::statement_key(Finding::KIND, &envelope.statement_hash());
-            let body = Bytes::from(bytes);
-            let retain = self.round.retain(self.known);
-            let put = self.round.store.put_if_absent(&key, &body, &sha256(&body), &retain)?;
-            if put == Put::Other
-                && self.round.store.put_beside(&key, &body, &sha256(&body), &retain)? == Put::Other
-            {
-                return Err(RoundError::Occupied(key));
-            }
-            self.append(&body)?;
+            self.log_own(&finding)?;
             self.outcome.findings.push((verdict, finding.object));
         }
         Ok(())
@@ -538,28 +862,6 @@ impl Running<'_, '_, '_> {
 /// What is wrong, without the text that a stranger may have put into it at length.
 fn short(why: &str) -> String {
     why.chars().take(300).collect()
-}
-
-/// The writer of a genesis (number 0) or a key statement, and its number.
-fn writer_key(key: &str) -> Option<(&str, u64)> {
-    let rest = key.strip_prefix("writers/")?;
-    let (writer, rest) = rest.split_once('/')?;
-    name::split_writer(writer)?;
-    let number = match rest.strip_prefix("keys/") {
-        None => (rest == "genesis.json").then_some(0)?,
-        Some(file) => digits(file, 6).filter(|n| *n > 0)?,
-    };
-    Some((writer, number))
-}
-
-fn batch_number(key: &str, writer: &str) -> Option<u64> {
-    digits(key.strip_prefix("batches/")?.strip_prefix(writer)?.strip_prefix('/')?, 12)
-}
-
-fn statement_key(key: &str) -> Option<(&str, &str)> {
-    let (kind, file) = key.strip_prefix("statements/")?.split_once('/')?;
-    let known = STATEMENTS.iter().any(|(k, _)| *k == kind);
-    known.then_some((kind, file.strip_suffix(".json")?))
 }
 
 fn digits(file: &str, count: usize) -> Option<u64> {

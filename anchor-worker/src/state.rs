@@ -2,6 +2,8 @@
 //! log held then, so that the next round reads only what is new.
 
 use crate::known::Known;
+use crate::locks::Locks;
+use crate::stamps::Ends;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::VerifierKey;
 use waxseal_trail::time::Time;
 
-const VERSION: u64 = 1;
+/// Version 1 knew less of the writers: of it the checkpoint is kept, and what the log holds is read again.
+const VERSION: u64 = 2;
 
 /// Makes a directory if it is not there, and keeps other processes out of it that ask in the same way, until what comes back is
 /// dropped.
@@ -43,7 +46,11 @@ struct File {
     checkpoint: Option<(u64, String)>,
     /// When this worker saw it first.
     seen_at: Option<Time>,
-    known: Known,
+    known: serde_json::Value,
+    #[serde(default)]
+    locks: Locks,
+    #[serde(default)]
+    ends: Ends,
 }
 
 /// Why the state cannot be used.
@@ -79,6 +86,10 @@ pub struct State {
     pub seen_at: Option<Time>,
     /// What the log holds there.
     pub known: Known,
+    /// How far the locks are lengthened.
+    pub locks: Locks,
+    /// When the certificates of time-stamps end.
+    pub ends: Ends,
 }
 
 /// Where it lies.
@@ -108,9 +119,13 @@ impl StateFile {
         };
         let unusable = |what: String| StateError::Unusable { path: self.path.clone(), what };
         let file: File = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
-        if file.version != VERSION {
+        if !(1..=VERSION).contains(&file.version) {
             return Err(unusable(format!("version {}; this worker knows {VERSION}", file.version)));
         }
+        let known = match file.version {
+            VERSION => serde_json::from_value(file.known).map_err(|e| unusable(e.to_string()))?,
+            _ => Known::default(),
+        };
         if file.trail != self.trail {
             return Err(unusable(format!("it is of trail {}", file.trail)));
         }
@@ -119,7 +134,13 @@ impl StateFile {
             let (checkpoint, _) = Checkpoint::open(&bytes, &self.key).map_err(|e| unusable(e.to_string()))?;
             Ok(Committed { number, checkpoint, bytes })
         });
-        Ok(State { seen: seen.transpose()?, seen_at: file.seen_at, known: file.known })
+        Ok(State {
+            seen: seen.transpose()?,
+            seen_at: file.seen_at,
+            known,
+            locks: file.locks,
+            ends: file.ends,
+        })
     }
 
     /// Writes it, durably, in the place of the one before.
@@ -134,7 +155,9 @@ impl StateFile {
             trail: self.trail,
             checkpoint: state.seen.as_ref().map(note),
             seen_at: state.seen_at,
-            known: state.known.clone(),
+            known: serde_json::to_value(&state.known).map_err(|e| io(e.into()))?,
+            locks: state.locks.clone(),
+            ends: state.ends.clone(),
         };
         let bytes = serde_json::to_vec(&file).map_err(|e| io(e.into()))?;
         disk::replace(&*self.disk, &self.path, &bytes).map_err(io)

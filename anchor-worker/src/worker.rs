@@ -1,10 +1,12 @@
 //! The worker: rounds over one trail, and what is kept between them.
 
-use crate::anchors::{Shown, Targets};
-use crate::config::{Config, nodes};
+use crate::anchors::{Showing, Shown, Targets};
+use crate::config::{Config, nodes, read_trust};
 use crate::gate::Gate;
 use crate::known::Expected;
-use crate::round::{Outcome, Round, RoundError, retain};
+use crate::locks::{self, MAX_CERTIFICATE};
+use crate::round::{Memory, Outcome, Round, RoundError, retain};
+use crate::stamps::{Authorities, Carry};
 use crate::state::{State, StateError, StateFile};
 use std::sync::Arc;
 use waxseal_signing::Signer;
@@ -18,9 +20,6 @@ use waxseal_trail::statement::Trail;
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 use waxseal_trail::valid;
-
-/// The largest certificate that is read.
-const MAX_CERTIFICATE: u64 = 1 << 20;
 
 /// Why a worker cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +48,7 @@ pub fn log_key(trail: &Trail, id: &Hash, worker: &dyn Signer) -> Result<Verifier
 pub struct Worker {
     store: Arc<dyn Store>,
     trust: Trust,
+    trust_file: Option<std::path::PathBuf>,
     signer: Arc<dyn Signer>,
     key: VerifierKey,
     envelope: Vec<u8>,
@@ -58,6 +58,7 @@ pub struct Worker {
     nodes: Option<std::path::PathBuf>,
     file: Option<StateFile>,
     state: State,
+    memory: Memory,
     targets: Targets,
 }
 
@@ -78,7 +79,7 @@ impl Worker {
                     "store: {place} holds no trail.json of trail {id}, which the trust file is for"
                 ))
             })?;
-        let gate = Gate::new(envelope.clone(), &config.trust, Box::new(|_| None))
+        let gate = Gate::new(envelope.clone(), &config.trust, Box::new(|_| Ok(None)))
             .map_err(|e| setup(format!("trust: {e}")))?;
         let (trail, id) = (gate.trail.clone(), gate.id);
         if config.trail != trail.name && config.trail != id.to_string() {
@@ -101,11 +102,15 @@ impl Worker {
         }
         let file = config.state_dir.map(|dir| StateFile::new(disk, &dir, id, key.clone()));
         let state = file.as_ref().map_or(Ok(State::default()), StateFile::load)?;
-        let targets = Targets::new(config.trust.policy.as_ref(), config.http, config.interval);
+        let (authorities, wanted) = config.timestamps;
+        let roots = config.trust.timestamps.clone();
+        let authorities = Authorities::new(authorities, wanted, roots, config.http.clone(), config.interval);
+        let targets = Targets::new(config.trust.policy.as_ref(), authorities, config.http, config.interval);
         Ok(Worker {
             targets,
             store,
             trust: config.trust,
+            trust_file: config.trust_file,
             signer,
             key,
             envelope,
@@ -115,6 +120,7 @@ impl Worker {
             nodes: config.nodes,
             file,
             state,
+            memory: Memory::default(),
         })
     }
 
@@ -155,7 +161,9 @@ impl Worker {
     pub fn anchor(&mut self, now: Time) -> Result<Vec<Shown>, WorkerError> {
         let Some(seen) = &self.state.seen else { return Ok(Vec::new()) };
         let retain = retain(&self.trail, &self.state.known, now);
-        Ok(self.targets.show(&*self.store, seen, &retain, now).map_err(RoundError::from)?)
+        let (store, key) = (&*self.store, &self.key);
+        let showing = Showing { store, key, committed: seen, retain: &retain, now };
+        Ok(self.targets.show(&showing).map_err(RoundError::from)?)
     }
 
     #[allow(clippy::disallowed_methods)] // a list of names, not evidence
@@ -169,23 +177,64 @@ impl Worker {
         Ok(expected)
     }
 
-    /// A round. After an error nothing is forgotten: the next one begins where this one did.
+    /// Reads the trust file again: who is trusted may change while a worker runs, but not what it works on.
+    fn read_trust(&mut self) -> Result<(), String> {
+        let Some(path) = &self.trust_file else { return Ok(()) };
+        let trust = read_trust(path)?;
+        if trust == self.trust {
+            return Ok(());
+        }
+        let fail = |what: &str| Err(format!("{}: {what}; restart the worker", path.display()));
+        if trust.trail != self.trust.trail {
+            return fail("it is for another trail now");
+        }
+        if trust.log.as_ref().is_some_and(|l| *l != self.key.to_string()) {
+            return fail("it names another log now");
+        }
+        Gate::new(self.envelope.clone(), &trust, Box::new(|_| Ok(None)))
+            .map_err(|e| format!("{}: {e}; the one before stays in force", path.display()))?;
+        self.targets.renew(trust.policy.as_ref(), trust.timestamps.clone());
+        self.trust = trust;
+        self.memory.forget();
+        Ok(())
+    }
+
+    /// A round. After an error nothing is forgotten: the next one begins where this one did. When `stop` says so, it comes to its
+    /// end before it is done.
     ///
     /// # Errors
     /// [`WorkerError`].
-    pub fn round(&mut self, now: Time) -> Result<Outcome, WorkerError> {
-        // A list that cannot be read must not keep statements out of the log.
-        let (expected, unread) = match self.expected() {
-            Ok(expected) => (expected, None),
-            Err(e) => (self.expected.clone(), Some(e)),
-        };
+    pub fn round_until(&mut self, now: Time, stop: &dyn Fn() -> bool) -> Result<Outcome, WorkerError> {
+        // What cannot be read must not keep statements out of the log.
+        let mut complaints = Vec::new();
+        complaints.extend(self.read_trust().err().map(|e| format!("trust: {e}")));
+        let expected = self.expected().unwrap_or_else(|e| {
+            complaints.push(format!("{e}; none of its nodes is missed"));
+            self.expected.clone()
+        });
         let store = self.store.clone();
         let certificate = |digest: &Hash| {
             let is = |b: &[u8]| sha256(b) == *digest;
-            oldest(&*store, &name::certificate_key(digest), MAX_CERTIFICATE, &is).ok().flatten()
+            oldest(&*store, &name::certificate_key(digest), MAX_CERTIFICATE, &is)
         };
         let gate = Gate::new(self.envelope.clone(), &self.trust, Box::new(certificate))
             .map_err(WorkerError::Setup)?;
+        let mut ends = self.state.ends.clone();
+        let carry = Carry {
+            store: &*self.store,
+            trail: self.id,
+            key: &self.key,
+            roots: &self.trust.timestamps,
+            known: &self.state.known,
+            newest: self.state.seen.as_ref().map_or(0, |s| s.number),
+            now,
+        };
+        let renewals = carry.renewals(&mut ends);
+        let renewals = renewals.unwrap_or_else(|e| {
+            complaints.push(format!("time-stamps are not carried on: {e}"));
+            ends = self.state.ends.clone();
+            Vec::new()
+        });
         let round = Round {
             store: &*self.store,
             gate: &gate,
@@ -193,17 +242,35 @@ impl Worker {
             key: self.key.clone(),
             expected: &expected,
             now,
+            stop,
+            renewals,
         };
         let mut known = self.state.known.clone();
-        let mut outcome = round.run(&mut known, self.state.seen.as_ref())?;
-        outcome.unread = unread;
+        let mut outcome = round.run(&mut known, &mut self.memory, self.state.seen.as_ref())?;
+        let mut locks = self.state.locks.clone();
+        if !outcome.stopped {
+            let newest = outcome.newest.as_ref();
+            match locks::lengthen(&*self.store, self.trail.lock, &known, newest, &mut locks, now) {
+                Ok(count) => outcome.lengthened = count,
+                Err(e) => complaints.push(format!("locks are not lengthened: {e}")),
+            }
+        }
+        outcome.complaints = complaints;
         let same = outcome.newest == self.state.seen;
         let seen_at = if same { self.state.seen_at } else { Some(now) };
-        let state = State { seen: outcome.newest.clone(), seen_at, known };
+        let state = State { seen: outcome.newest.clone(), seen_at, known, locks, ends };
         if let Some(file) = self.file.as_ref().filter(|_| state != self.state) {
             file.save(&state)?;
         }
         self.state = state;
         Ok(outcome)
+    }
+
+    /// A whole round.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn round(&mut self, now: Time) -> Result<Outcome, WorkerError> {
+        self.round_until(now, &|| false)
     }
 }

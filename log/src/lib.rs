@@ -65,7 +65,9 @@ pub enum ReadError {
         versions: usize,
     },
     /// The store is behind what was seen.
-    #[error("checkpoint {0} is not there any more, which was seen before: the store shows an old state")]
+    #[error(
+        "checkpoint {0} is not there any more, which was seen before: the store shows an old state. Keep it as it is and find out why; nothing is logged meanwhile"
+    )]
     Rollback(u64),
     /// The log has no such entry.
     #[error("the log has {0} entries")]
@@ -94,6 +96,11 @@ pub const NEWEST: &str = "log/checkpoint";
 /// Where the cosignatures of checkpoint `n` lie.
 pub fn cosignatures_prefix(number: u64) -> String {
     format!("anchors/{number:012}/cosignatures/")
+}
+
+/// Where the time-stamps of checkpoint `n` lie.
+pub fn stamps_prefix(number: u64) -> String {
+    format!("anchors/{number:012}/rfc3161/")
 }
 
 /// The key of a tile, or of a bundle of entries.

@@ -18,6 +18,8 @@ struct State {
     objects: BTreeMap<String, Vec<Bytes>>,
     /// Versions that cannot be read, by key, and why.
     unreadable: BTreeMap<(String, usize), Kind>,
+    /// What is put when something under a prefix is listed for the first time.
+    late: Option<(String, BTreeMap<String, Vec<u8>>)>,
     /// How long versions are kept, where that was said.
     locks: BTreeMap<(String, usize), Retain>,
     requests: Requests,
@@ -67,6 +69,11 @@ impl MemoryBucket {
                 }
             }
         }
+    }
+
+    /// Puts these when something under a prefix is listed next.
+    pub fn appear(&self, prefix: &str, objects: BTreeMap<String, Vec<u8>>) {
+        self.lock().late = Some((prefix.to_owned(), objects));
     }
 
     /// How long the versions of keys are kept, by key and version.
@@ -165,12 +172,7 @@ impl Store for MemoryBucket {
     }
 
     fn replace(&self, key: &str, body: &Bytes, _: &Hash, retain: &Retain) -> Result<(), StoreError> {
-        self.call(
-            "write",
-            key,
-            |r| &mut r.put,
-            |s| s.add(key, body, retain),
-        )
+        self.call("write", key, |r| &mut r.put, |s| s.add(key, body, retain))
     }
 
     fn read(&self, at: &At, limit: u64) -> Result<Option<Object>, StoreError> {
@@ -248,6 +250,9 @@ impl Store for MemoryBucket {
             prefix,
             |r| &mut r.list,
             |s| {
+                if let Some((_, late)) = s.late.take_if(|(p, _)| prefix.starts_with(&p[..])) {
+                    late.into_iter().for_each(|(k, b)| s.objects.entry(k).or_default().push(b.into()));
+                }
                 let start = after.map_or_else(|| prefix.to_owned(), |m| m.key.clone().max(prefix.to_owned()));
                 let mut versions = Vec::new();
                 for (key, bodies) in s.objects.range(start..).take_while(|(k, _)| k.starts_with(prefix)) {
