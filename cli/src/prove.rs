@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use waxseal_anchor::config::read_trust;
+use waxseal_sink::clock::{Clock as _, SystemClock};
 use waxseal_store::oldest;
 use waxseal_trail::envelope::MAX_ENVELOPE;
 use waxseal_trail::log::note::VerifierKey;
@@ -78,8 +79,7 @@ impl Prove {
             }
         };
         let before = store.requests();
-        let policy = trust.as_ref().and_then(|t| t.policy.as_ref());
-        let proofs = match Prover::new(&*store, id, log, policy).prove(&wanted) {
+        let proofs = match Prover::new(&*store, id, log, trust.as_ref()).prove(&wanted) {
             Ok(proofs) => proofs,
             Err(ProveError::NotFound) => {
                 eprintln!("waxseal: {}: not in this trail", self.what);
@@ -117,7 +117,8 @@ impl VerifyProof {
             let file = std::fs::File::open(&self.proof).with_context(|| self.proof.display().to_string())?;
             file.take(limit).read_to_end(&mut bytes)?;
         }
-        let proven = match Proof::parse(&bytes).and_then(|p| p.verify(&trust)) {
+        let stamp = waxseal_timestamp::checker(&trust.timestamps);
+        let proven = match Proof::parse(&bytes).and_then(|p| p.verify(&trust, &stamp)) {
             Ok(proven) => proven,
             Err(e) => {
                 eprintln!("waxseal: {}: {e}", self.proof.display());
@@ -139,11 +140,27 @@ impl VerifyProof {
                 at.map(|t| t.to_string()).unwrap_or_default()
             )?;
         }
+        let mut stamped = false;
+        for stamp in &proven.stamped {
+            match stamp {
+                Ok(s) if s.not_after < SystemClock.now() => {
+                    let (at, end) = (s.at, s.not_after);
+                    writeln!(
+                        out,
+                        "timestamp  by {at}, but its certificate ended at {end}: make a new proof"
+                    )?;
+                }
+                Ok(s) => {
+                    stamped = true;
+                    writeln!(out, "timestamp  it was there by {}", s.at)?;
+                }
+                Err(why) => writeln!(out, "timestamp  one that does not count: {why}")?,
+            }
+        }
         if proven.cosigned.by.is_empty() {
-            writeln!(
-                out,
-                "witness    none: whoever has the log's key and the writer's could have made this later"
-            )?;
+            let who = "whoever has the log's key and the writer's";
+            let what = if stamped { "may show others another log" } else { "could have made this later" };
+            writeln!(out, "witness    none: {who} {what}")?;
         }
         writeln!(out, "verdict    OK")?;
         Ok(ExitCode::SUCCESS)

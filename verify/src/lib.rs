@@ -737,7 +737,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
     let newest = log.newest();
     // A memory that the log extends, or a signature on it, proves that nothing was taken away since.
     let memories = session.options.memories.iter().filter(|_| log.extends);
-    let remembered = memories.clone().filter_map(|m| Some((m.at?, m.what.clone()))).max();
+    let remembered = log.remembered.iter().filter(|_| log.extends).max().cloned();
     // Where a policy says how many it takes, one alone proves nothing.
     let wanted = match &session.options.anchor {
         Anchor::File(t) => t.policy.as_ref().is_some_and(|p| p.needs_witnesses()),
@@ -745,8 +745,10 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
     };
     let enough =
         found.newest.as_ref().map(|(c, at)| (*at, format!("the witnesses of checkpoint {}", c.number)));
-    let one = found.all.iter().map(|a| (a.at, format!("{} {}, checkpoint {}", a.kind, a.name, a.checkpoint)));
-    let signed: Vec<(Time, String)> = if wanted { enough.into_iter().collect() } else { one.collect() };
+    let counts = |a: &&AnchorInfo| !wanted || a.kind != "witness";
+    let one = found.all.iter().filter(counts);
+    let one = one.map(|a| (a.at, format!("{} {}, checkpoint {}", a.kind, a.name, a.checkpoint)));
+    let signed: Vec<(Time, String)> = one.chain(enough.filter(|_| wanted)).collect();
     if newest.is_some() {
         if let Some((at, what)) = remembered.into_iter().chain(signed.into_iter().max()).max() {
             report.freshness = format!("unproven after {at}: {what}");

@@ -5,6 +5,7 @@ use crate::{Anchor, Session};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint, checkpoint_key};
 use waxseal_store::{At, Version};
+use waxseal_timestamp::{Stamp, verify};
 use waxseal_trail::envelope::Envelope;
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::checkpoint::Checkpoint;
@@ -26,7 +27,7 @@ const MOST: usize = 100;
 pub struct Memory {
     /// Who, for people: `--checkpoint FILE`, the state that a verifier kept.
     pub what: String,
-    /// The checkpoint, a signed note; or why it cannot be had.
+    /// The checkpoint, a signed note, or a time-stamp over it (RFC 3161, DER); or why it cannot be had.
     pub checkpoint: Result<Vec<u8>, String>,
     /// When it was seen, where that is known.
     pub at: Option<Time>,
@@ -135,6 +136,8 @@ pub(crate) struct Log<'a> {
     pub(crate) chain: Vec<Committed>,
     /// Whether it extends every memory, and every checkpoint that the log signed.
     pub(crate) extends: bool,
+    /// Memories with a time, and whose they are.
+    pub(crate) remembered: Vec<(Time, String)>,
     /// `None` before the first checkpoint.
     reader: Option<Reader<'a>>,
 }
@@ -241,12 +244,37 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
     let stray = |s: Signed| Said { what: "the log".to_owned(), place: s.place, checkpoint: s.checkpoint };
     said.extend(strays.into_iter().map(stray));
     let mut extends = true;
+    let mut remembered = Vec::new();
     for memory in &session.options.memories {
         let what = &memory.what;
         let opened = memory.checkpoint.clone();
+        // A time-stamp is a memory, too: of a checkpoint that there has to be.
+        if let Ok(token) = opened.as_ref()
+            && token.first() == Some(&0x30)
+        {
+            match stamped(session, token) {
+                Ok(stamp) if chain.iter().any(|c| sha256(&c.bytes) == stamp.imprint) => {
+                    remembered.push((stamp.at, what.clone()));
+                }
+                Ok(stamp) => {
+                    extends = false;
+                    let (at, imprint) = (stamp.at, stamp.imprint);
+                    let detail = format!(
+                        "{what} is of {at}, over a checkpoint (SHA-256 {imprint}) that is none of those there"
+                    );
+                    session.find(Finding::new(Verdict::Rollback, detail).at(NEWEST));
+                }
+                Err(e) => {
+                    extends = false;
+                    session.find(Finding::new(Verdict::Unreadable, format!("{what}: {e}")));
+                }
+            }
+            continue;
+        }
         let opened = opened.and_then(|b| Checkpoint::open(&b, key).map_err(|e| e.to_string()));
         match opened {
             Ok((checkpoint, _)) => {
+                remembered.extend(memory.at.map(|at| (at, what.clone())));
                 said.push(Said { what: what.clone(), place: NEWEST.to_owned(), checkpoint });
             }
             Err(e) => {
@@ -275,7 +303,18 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
         None => true,
     };
     // With entries missing, nothing can be said of what is not logged.
-    (complete && !broken).then_some(Log { logged, chain, reader, extends })
+    (complete && !broken).then_some(Log { logged, chain, reader, extends, remembered })
+}
+
+fn stamped(session: &Session<'_>, token: &[u8]) -> Result<Stamp, String> {
+    match &session.options.anchor {
+        Anchor::File(trust) if !trust.timestamps.is_empty() => {
+            verify(token, None, None, &trust.timestamps).map_err(|e| e.to_string())
+        }
+        _ => {
+            Err("a time-stamp, and the trust file names no time-stamping authority (timestamps:)".to_owned())
+        }
+    }
 }
 
 fn damage(e: &ReadError) -> Finding {

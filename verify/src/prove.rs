@@ -4,11 +4,12 @@
 //! is looked for in all. Entries of the log are found by their time, too: rounds follow each other.
 
 use bytes::Bytes;
+use data_encoding::BASE64;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use waxseal_events::{EventsError, MAX_OBJECT, Reader as Events};
-use waxseal_log::{Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest};
+use waxseal_log::{Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest, stamps_prefix};
 use waxseal_store::{Store, StoreError, list_all_keys, oldest};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
@@ -18,13 +19,16 @@ use waxseal_trail::log::proof::LogProof;
 use waxseal_trail::log::tile::{Tile, WIDTH};
 use waxseal_trail::merkle::inclusion_proof;
 use waxseal_trail::name;
-use waxseal_trail::proof::{FORMAT, InLog, Proof, path_text};
+use waxseal_trail::proof::{FORMAT, InLog, Proof, Token, path_text};
 use waxseal_trail::statement::{Batch, Keys, Payload as _, Writer, check_place};
 use waxseal_trail::time::Time;
+use waxseal_trail::trust::Trust;
 use waxseal_trail::valid::{self, Place};
 
 /// So many hours after an event id was made its batch is looked for before all others are.
 const HOURS: i64 = 3;
+/// So many time-stamps are taken along.
+const MAX_TOKENS: usize = 2;
 /// So many bundles are kept in memory.
 const MAX_BUNDLES: usize = 32;
 
@@ -90,6 +94,8 @@ pub struct Prover<'a> {
     trail: Hash,
     log: VerifierKey,
     policy: Option<&'a Policy>,
+    /// Roots of time-stamping authorities.
+    roots: &'a [Vec<u8>],
     /// Headers that were read.
     headers: RefCell<BTreeMap<(String, u64), Header>>,
     /// Entries by bundle, as far as they were read.
@@ -105,14 +111,13 @@ fn made(entry: &[u8]) -> Option<(Place, Time)> {
 }
 
 impl<'a> Prover<'a> {
-    /// For the trail with this id, whose log has this key. With a policy, only lines of its witnesses are taken along.
-    pub fn new(
-        store: &'a dyn Store,
-        trail: Hash,
-        log: VerifierKey,
-        policy: Option<&'a Policy>,
-    ) -> Prover<'a> {
-        Prover { store, trail, log, policy, headers: RefCell::default(), bundles: RefCell::default() }
+    /// For the trail with this id, whose log has this key. With a trust file, only lines of its policy's witnesses are taken along,
+    /// and time-stamps of its authorities.
+    pub fn new(store: &'a dyn Store, trail: Hash, log: VerifierKey, trust: Option<&'a Trust>) -> Prover<'a> {
+        let policy = trust.and_then(|t| t.policy.as_ref());
+        let roots = trust.map_or(&[][..], |t| &t.timestamps);
+        let (headers, bundles) = (RefCell::default(), RefCell::default());
+        Prover { store, trail, log, policy, roots, headers, bundles }
     }
 
     /// Makes a proof of each event that is wanted: an event id may be there more than once.
@@ -127,8 +132,27 @@ impl<'a> Prover<'a> {
         let newest = latest(self.store, &self.log)?
             .ok_or_else(|| ProveError::NotYet("the log has no checkpoint yet".to_owned()))?;
         let (committed, note) = self.cosigned(newest)?;
+        let tokens = self.tokens(&committed)?;
         let reader = Reader::open(self.store, Some(committed))?;
-        found.into_iter().map(|f| self.assemble(f, &reader, &note)).collect()
+        let proofs = found.into_iter().map(|f| self.assemble(f, &reader, &note));
+        proofs.map(|p| p.map(|p| Proof { timestamps: tokens.clone(), ..p })).collect()
+    }
+
+    /// The time-stamps over a checkpoint that count, of each authority one, and of two authorities.
+    fn tokens(&self, committed: &Committed) -> Result<Vec<Token>, ProveError> {
+        let mut tokens = Vec::new();
+        if self.roots.is_empty() {
+            return Ok(tokens);
+        }
+        let mut keys = Vec::new();
+        list_all_keys(self.store, &stamps_prefix(committed.number), &mut |k| keys.push(k))?;
+        let imprint = sha256(&committed.bytes);
+        let good = |b: &[u8]| waxseal_timestamp::verify(b, Some(&imprint), None, self.roots).is_ok();
+        for key in keys.iter().filter(|k| k.ends_with("-0.tsr")).take(MAX_TOKENS) {
+            let found = oldest(self.store, key, waxseal_timestamp::MAX_RESPONSE as u64, &good)?;
+            tokens.extend(found.map(|b| Token { response: BASE64.encode(&b), sha256: sha256(&b) }));
+        }
+        Ok(tokens)
     }
 
     /// The newest checkpoint that enough have signed, of the last few, with their lines; else the one of these that most have.
@@ -448,7 +472,7 @@ impl<'a> Prover<'a> {
                 let is = |b: &[u8]| sha256(b) == *d;
                 oldest(self.store, &name::certificate_key(d), 1 << 20, &is).ok().flatten()
             })
-            .map(|der| data_encoding::BASE64.encode(&der))
+            .map(|der| BASE64.encode(&der))
             .collect();
         let trail = if certificates.is_empty() {
             None
@@ -468,6 +492,7 @@ impl<'a> Prover<'a> {
             keys,
             statement: trail,
             certificates,
+            timestamps: Vec::new(),
         })
     }
 }

@@ -30,9 +30,9 @@ pub struct LockInfo {
 /// Somebody's word on a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AnchorInfo {
-    /// `witness`.
+    /// `witness` or `timestamp`.
     pub kind: &'static str,
-    /// By the name that the trust file gives it.
+    /// By the name that the trust file gives it; a time-stamping authority by the worker's name for it.
     pub name: String,
     /// The checkpoint's number.
     pub checkpoint: u64,

@@ -179,10 +179,17 @@ fn is_trusted(session: &Session<'_>, name: &str, genesis: &Writer, keys: &[Publi
         .map(|(k, w)| (k.clone(), w.certificates.iter().filter_map(stored).collect()))
         .collect();
     let trail_name = session.trail.as_ref().map_or("", |t| t.name.as_str());
-    match trust.ca_vouches(trail_name, name, &chains, genesis.created_at, &stored) {
+    // When somebody outside had first seen it: its own word on when it was made is whoever's that has the key.
+    let entry = session.logged(&name::genesis_key(&genesis.writer));
+    let seen = entry.and_then(|e| session.anchored.seen_by(e.index));
+    let (at, whose) = match seen {
+        Some(at) => (at, "when it was first anchored"),
+        None => (genesis.created_at, "when it says that it was made"),
+    };
+    match trust.ca_vouches(trail_name, name, &chains, at, &stored) {
         Ok(true) => Ok(()),
         Ok(false) => Err("nothing in the trust file vouches for this writer".to_owned()),
-        Err(e) => Err(format!("its certificates do not vouch for it: {e}")),
+        Err(e) => Err(format!("its certificates, judged at {at}, {whose}, do not vouch for it: {e}")),
     }
 }
 
