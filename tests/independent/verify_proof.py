@@ -140,7 +140,7 @@ def check(data, trust, policy):
     need(data.endswith(b"\n"), "no newline at its end")
     proof = v.canonical(data[:-1])
     need(proof["format"] == "waxseal/proof/1", "another format")
-    known = {"format", "trail", "record", "path", "header", "log", "genesis", "keys", "statement", "certificates"}
+    known = {"format", "trail", "record", "path", "header", "log", "genesis", "keys", "statement", "certificates", "timestamps"}
     need(set(proof) <= known, "an unknown member")
     need(proof["trail"] == trust["trail"], "another trail")
     record = v.jcs(proof["record"])
@@ -188,6 +188,14 @@ def check(data, trust, policy):
     for e in entries:
         need(climb(leaf(v.jcs(e["envelope"])), e["index"], size, hashes(e["path"])) == top, "a statement is not in the log")
     seen = quorum(policy, note)
+    # Time-stamps are for `openssl ts -verify`: their imprint is of the checkpoint as it is stored, with the log's line alone.
+    text, _, lines = note.partition("\n\n")
+    own = [s for s in lines.splitlines() if s.startswith(f"— {log[0]} ") and signed(f"{text}\n\n{s}\n", log)]
+    imprint = hashlib.sha256(f"{text}\n\n{own[0]}\n".encode()).hexdigest()
+    for token in proof.get("timestamps", []):
+        response = base64.b64decode(token["response"], validate=True)
+        need(set(token) == {"response", "sha256"} and hashlib.sha256(response).hexdigest() == token["sha256"], "a time-stamp that was changed")
+        print(f"time-stamp: openssl ts -verify -digest {imprint} -CAfile ROOT -in RESPONSE  ({len(response)} bytes)")
     print(f"{proof['record']['event_id']}: record {sequence} of {writer}, sealed {header['sealed_at']}, in a log of {size}; seen by {sorted(seen)}")
 
 

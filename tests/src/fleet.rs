@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use waxseal_anchor::config::Config;
 use waxseal_anchor::known::Expected;
+use waxseal_anchor::stamps::Authority;
 use waxseal_anchor::worker::{Worker, log_key};
 use waxseal_signing::{Algorithm, MemoryKey, Signer};
 use waxseal_store::disk::RealDisk;
@@ -37,6 +38,7 @@ pub fn writer(name: &str, salt: &str) -> String {
 pub struct Fleet {
     /// Has the operator's key.
     pub operator: Arc<dyn Signer>,
+    operator_pem: String,
     /// The worker's key, in PEM: a worker takes it with it.
     worker: String,
     /// The trail statement.
@@ -55,6 +57,10 @@ pub struct Fleet {
     pub nodes: Option<std::path::PathBuf>,
     /// The witnesses' lines of the policy, and its quorum.
     pub policy: Option<String>,
+    /// Time-stamping authorities that the worker asks, and their roots in PEM, a file each.
+    pub authorities: Vec<Authority>,
+    /// By the names that the trust file gives them.
+    pub roots: BTreeMap<String, Vec<u8>>,
     /// How old proof from outside may be, in seconds.
     pub max_anchor_age: Option<u64>,
     /// Operators' statements.
@@ -64,15 +70,27 @@ pub struct Fleet {
 impl Fleet {
     /// With writers of these names, each with a key of its own.
     pub fn new(names: &[&str]) -> Fleet {
-        let operator: Arc<dyn Signer> = Arc::new(key());
+        Fleet::locked(names, Lock::None)
+    }
+
+    /// The same, of a trail whose objects are locked.
+    pub fn locked(names: &[&str], lock: Lock) -> Fleet {
+        let operator = key();
+        let operator_pem = operator.to_pem().expect("writable");
+        let operator: Arc<dyn Signer> = Arc::new(operator);
         let worker = key();
         let pem = worker.to_pem().expect("writable");
         let worker: Arc<dyn Signer> = Arc::new(worker);
-        let (trail, envelope) = trail_of("fleet", &vec![operator.clone()], &vec![worker.clone()]);
+        let (mut trail, mut envelope) = trail_of("fleet", &vec![operator.clone()], &vec![worker.clone()]);
+        if lock != trail.lock {
+            trail.lock = lock;
+            envelope = sign(&trail, std::slice::from_ref(&operator));
+        }
         let id = envelope.statement_hash();
         let log = log_key(&trail, &id, &*worker).expect("an origin");
         let mut fleet = Fleet {
             operator,
+            operator_pem,
             worker: pem,
             trail,
             envelope,
@@ -82,6 +100,8 @@ impl Fleet {
             expected: Expected::default(),
             nodes: None,
             policy: None,
+            authorities: Vec::new(),
+            roots: BTreeMap::new(),
             max_anchor_age: None,
             statements: Objects::new(),
         };
@@ -151,6 +171,9 @@ impl Fleet {
         if let Some(age) = self.max_anchor_age {
             yaml.push_str(&format!("max_anchor_age: {age}\n"));
         }
+        if !self.roots.is_empty() {
+            yaml.push_str(&format!("timestamps: {:?}\n", self.roots.keys().collect::<Vec<_>>()));
+        }
         if let Some(policy) = &self.policy {
             yaml.push_str("policy: |\n");
             policy.lines().for_each(|l| yaml.push_str(&format!("  {l}\n")));
@@ -160,7 +183,12 @@ impl Fleet {
 
     /// The same, read.
     pub fn trust(&self) -> Trust {
-        Trust::parse(&self.trust_yaml(), &|_| Err("no files".to_owned())).expect("well-formed")
+        self.read_trust(&self.trust_yaml())
+    }
+
+    fn read_trust(&self, yaml: &str) -> Trust {
+        let file = |name: &str| self.roots.get(name).cloned().ok_or_else(|| "no such file".to_owned());
+        Trust::parse(yaml, &file).expect("well-formed")
     }
 
     /// The worker's key.
@@ -168,19 +196,31 @@ impl Fleet {
         MemoryKey::from_pem(self.worker.as_bytes()).expect("made here")
     }
 
+    /// The operator's key, in PEM.
+    pub fn operator_pem(&self) -> &str {
+        &self.operator_pem
+    }
+
     /// The worker, with what it keeps in `dir`.
     pub fn worker(&self, store: Arc<dyn Store>, dir: Option<&Path>) -> Worker {
+        self.worker_with(&self.trust_yaml(), store, dir)
+    }
+
+    /// The same, with another trust file.
+    pub fn worker_with(&self, trust: &str, store: Arc<dyn Store>, dir: Option<&Path>) -> Worker {
         let config = Config {
             trail: "fleet".to_owned(),
             store: Location::Local("/nowhere".into()),
             state_dir: dir.map(Path::to_owned),
             key: self.worker_key(),
-            trust: self.trust(),
+            trust: self.read_trust(trust),
+            trust_file: None,
             interval: std::time::Duration::from_secs(3600),
             expected: self.expected.clone(),
             nodes: self.nodes.clone(),
             http: waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None)
                 .expect("a client"),
+            timestamps: (self.authorities.clone(), self.authorities.len().min(1)),
             telemetry: None,
         };
         Worker::open(config, store, Arc::new(RealDisk)).expect("a worker")
@@ -210,8 +250,13 @@ impl Fleet {
 
 /// Puts an object.
 pub fn put(store: &dyn Store, key: &str, bytes: &[u8]) {
+    put_until(store, key, bytes, Lock::None, at(3000 * 86_400));
+}
+
+/// Puts an object with a lock.
+pub fn put_until(store: &dyn Store, key: &str, bytes: &[u8], lock: Lock, until: Time) {
     let body = Bytes::copy_from_slice(bytes);
-    let retain = Retain { lock: Lock::None, until: at(3000 * 86_400) };
+    let retain = Retain { lock, until };
     store.put_if_absent(key, &body, &sha256(&body), &retain).expect("the store is there");
 }
 

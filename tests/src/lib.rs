@@ -9,3 +9,4 @@ pub mod fuzz;
 pub mod kit;
 pub mod process;
 pub mod s3;
+pub mod tsa;

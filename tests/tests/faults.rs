@@ -96,6 +96,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
             cas: vec![],
         }],
         log: None,
+        timestamps: vec![],
         policy: None,
         max_anchor_age: None,
         revoked: vec![],
