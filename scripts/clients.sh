@@ -44,3 +44,23 @@ SH
     rm -rf "$tmp"
 fi
 if [ -x "$syslog/syslog-ng" ] && ! command -v syslog-ng >/dev/null 2>&1; then export SYSLOG_NG="$syslog/syslog-ng"; fi
+
+# OpenSSL's command, for its time-stamping authority (openssl ts); likewise, where there is none.
+ossl="$cache/openssl-1"
+if ! command -v openssl >/dev/null 2>&1 && [ ! -x "$ossl/openssl" ] && command -v apt-get >/dev/null 2>&1; then
+    tmp="$(mktemp -d)"
+    apt-get update -qq >/dev/null 2>&1 || true
+    if (cd "$tmp" && apt-get download -qq openssl libssl3 >/dev/null 2>&1); then
+        mkdir -p "$ossl/root"
+        for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$ossl/root"; done
+        cat >"$ossl/openssl" <<SH
+#!/bin/sh
+LD_LIBRARY_PATH="$ossl/root/usr/lib/x86_64-linux-gnu" exec "$ossl/root/usr/bin/openssl" "\$@"
+SH
+        chmod +x "$ossl/openssl"
+    else
+        echo "no openssl command can be had" >&2
+    fi
+    rm -rf "$tmp"
+fi
+if [ -x "$ossl/openssl" ] && ! command -v openssl >/dev/null 2>&1; then export OPENSSL="$ossl/openssl"; fi

@@ -16,6 +16,7 @@ use waxseal_anchor::metrics::Metrics;
 use waxseal_anchor::serve::{self, Answer, Asked};
 use waxseal_anchor::state::hold;
 use waxseal_anchor::worker::Worker;
+use waxseal_store::Location;
 use waxseal_store::disk::RealDisk;
 use waxseal_trail::time::Time;
 use waxseal_trail::verdict::Verdict;
@@ -70,6 +71,12 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     let store = config.store.open().map_err(|e| anyhow!("store: {e}; waxseal init makes a trail"))?;
     let held = config.state_dir.as_deref().map(hold).transpose();
     let _held = held.map_err(|e| anyhow!("state_dir: {e}"))?;
+    // In a directory only one worker may run at a time, wherever it keeps its state.
+    let alone = match &config.store {
+        Location::Local(path) if !args.check_config => Some(hold(&path.join(".tmp/anchor"))),
+        _ => None,
+    };
+    let _alone = alone.transpose().map_err(|e| anyhow!("store: {e}"))?;
     if config.state_dir.is_none() {
         tracing::warn!(
             "no state_dir: each start reads the whole log, and a store that shows an old state is not noticed"

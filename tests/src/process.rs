@@ -348,3 +348,15 @@ pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(u16, se
     let text = response.body_mut().read_to_string().map_err(|e| e.to_string())?;
     Ok((status, serde_json::from_str(&text).unwrap_or_default()))
 }
+
+/// What the checker in Python says of a proof: its exit status and its words. `None`, which is said, where there is no Python for it.
+pub fn verify_proof_in_python(proof: &str, trust: &str) -> Option<(Option<i32>, String)> {
+    let Some(python) = std::env::var_os("WAXSEAL_PYTHON") else {
+        println!("WAXSEAL_PYTHON is not set: the independent verifier was not run (make test sets it)");
+        return None;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent/verify_proof.py");
+    let out = Command::new(python).arg(script).args([proof, trust]).output().expect("it can be started");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    Some((out.status.code(), text))
+}

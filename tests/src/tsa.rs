@@ -8,9 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Whether OpenSSL's command is on this machine; says so if not.
+/// OpenSSL's command: `OPENSSL`, or the one on the path.
+fn command() -> Command {
+    Command::new(std::env::var_os("OPENSSL").unwrap_or_else(|| "openssl".into()))
+}
+
+/// Whether it is on this machine; says so if not.
 pub fn is_there() -> bool {
-    let there = Command::new("openssl").arg("version").output().is_ok_and(|o| o.status.success());
+    let there = command().arg("version").output().is_ok_and(|o| o.status.success());
     if !there {
         eprintln!("SKIPPED: no openssl command on this machine, so no time-stamping authority");
     }
@@ -22,7 +27,7 @@ pub fn is_there() -> bool {
 /// # Panics
 /// If it fails.
 pub fn openssl(dir: &Path, args: &[&str]) -> Vec<u8> {
-    let out = Command::new("openssl").current_dir(dir).args(args).output().expect("openssl can be started");
+    let out = command().current_dir(dir).args(args).output().expect("openssl can be started");
     assert!(out.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     out.stdout
 }

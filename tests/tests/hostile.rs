@@ -360,3 +360,46 @@ fn a_retirement_names_the_last_header_that_is_one() {
     };
     assert!(said.contains(&retired.statement.to_string()));
 }
+
+/// On a directory, a second worker does not start while one runs, though it keeps its state elsewhere.
+#[test]
+fn one_worker_runs_on_a_directory() {
+    use std::process::{Command, Stdio};
+    let dir = tempfile::tempdir().unwrap();
+    let p = |s: &str| dir.path().join(s).display().to_string();
+    std::fs::create_dir_all(p("trail")).unwrap();
+    let mut fleet = Fleet::new(&["a"]);
+    fleet.seal(10);
+    fleet.put(&local_store(&dir.path().join("trail")));
+    std::fs::write(p("trust.yaml"), fleet.trust_yaml()).unwrap();
+    std::fs::write(p("worker.pem"), fleet.worker_key().to_pem().unwrap()).unwrap();
+    for n in [1, 2] {
+        let text = format!(
+            "trail: fleet\nstore: file://{}\nstate_dir: {}\nkey: file:{}\ntrust: trust.yaml\n",
+            p("trail"),
+            p(&format!("state{n}")),
+            p("worker.pem")
+        );
+        std::fs::write(p(&format!("{n}.yaml")), text).unwrap();
+    }
+    let worker = |n: u32, more: &[&str]| {
+        let mut command = Command::new(waxseal_e2e::process::bin("waxseal-anchor"));
+        command.args(["--config", &p(&format!("{n}.yaml"))]).args(more).stderr(Stdio::piped());
+        command
+    };
+    let mut first = worker(1, &[]).spawn().unwrap();
+    let store = local_store(&dir.path().join("trail"));
+    for _ in 0..600 {
+        if store.get("log/checkpoint").unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let second = worker(2, &["--once"]).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(!second.status.success() && said.contains("another process uses it"), "{said}");
+    let third = worker(2, &["--once"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&third.stderr).contains("checkpoint 0"));
+}
