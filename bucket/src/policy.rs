@@ -190,7 +190,8 @@ pub fn bucket_statements(
         "Principal": "*",
         "Action": "s3:PutObject",
         "Resource": all,
-        "Condition": {"Null": {"s3:x-amz-server-side-encryption-customer-algorithm": "false"}},
+        // Where the request has it at all. As `Null: false` Ceph, which does not know the name, would refuse everything.
+        "Condition": {"StringLike": {"s3:x-amz-server-side-encryption-customer-algorithm": "*"}},
     }));
     // The probes of `waxseal bucket check` lie beside the trail: theirs is the lock's own refusal.
     let mut nobody = json!({

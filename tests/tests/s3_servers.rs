@@ -334,3 +334,50 @@ fn a_legal_hold_outlives_the_lock() {
         assert!(runtime.block_on(attempt(&s3, "held", "k", &version, "delete version")).is_ok());
     }
 }
+
+/// A lock that is too short is lengthened, and no call makes it shorter; an object under a key of its writer's own is told from a
+/// server that cannot be reached.
+#[test]
+fn a_lock_grows_and_one_unreadable_object_is_no_outage() {
+    use waxseal_store::{At, Kind, Put, Retain};
+    use waxseal_trail::hash::sha256;
+    use waxseal_trail::statement::Lock;
+    let runtime = runtime();
+    for server in servers() {
+        let s3 = client(&server.endpoint());
+        runtime.block_on(make_bucket(&s3, "grows", true));
+        let store = store(&server.url("grows", "x"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+        let until =
+            |seconds| Retain { lock: Lock::Compliance, until: Time::from_unix(now + seconds, 0).unwrap() };
+        let body = bytes::Bytes::from_static(b"kept");
+        let put = store.put_if_absent("certs/a", &body, &sha256(&body), &until(60)).unwrap();
+        let Put::Created(written) = put else { panic!("{}: {put:?}", server.name) };
+        let at = At { version: written.version, ..At::key("certs/a") };
+        store.extend(&at, &until(120)).unwrap();
+        assert_eq!(store.head(&at).unwrap().unwrap().retain, Some(until(120)), "{}", server.name);
+        let shorter = store.extend(&at, &until(90)).unwrap_err();
+        assert_eq!(store.head(&at).unwrap().unwrap().retain, Some(until(120)), "{}: {shorter}", server.name);
+        // SSE-C, where the server does that without TLS.
+        // And the MD5 of the key.
+        let key = [7u8; 32];
+        let sealed = runtime.block_on(
+            s3.put_object()
+                .bucket("grows")
+                .key("x/certs/sealed")
+                .sse_customer_algorithm("AES256")
+                .sse_customer_key(data_encoding::BASE64.encode(&key))
+                .sse_customer_key_md5("y4HAEFCYWuvAXWFTtA1Qpg==")
+                .body(ByteStream::from_static(b"for nobody else"))
+                .send(),
+        );
+        match sealed {
+            Ok(_) => match store.read(&At::key("certs/sealed"), 1000) {
+                Err(e) => assert_eq!(e.kind, Kind::Unreadable, "{}: {e}", server.name),
+                Ok(o) => println!("{}: SSE-C is ignored: {:?}", server.name, o.map(|o| o.body)),
+            },
+            Err(e) => println!("{}: no SSE-C here: {}", server.name, waxseal_store::s3::causes(&e)),
+        }
+        assert!(store.get("certs/a").unwrap().is_some());
+    }
+}

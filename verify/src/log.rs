@@ -19,6 +19,8 @@ use waxseal_trail::verdict::{Finding, Verdict};
 
 /// So many versions of the copy of the newest checkpoint are looked at.
 const NEWEST_COPIES: usize = 16;
+/// So many bundles of entries are read at once from a store that is far away.
+const BUNDLES_AHEAD: u64 = 16;
 /// So many findings of one kind about entries are listed.
 const MOST: usize = 100;
 
@@ -440,15 +442,23 @@ fn entries(
     let mut head = TreeHead::default();
     let mut prefixes = prefixes.into_iter().peekable();
     let (mut complete, mut strange, mut extends) = (true, 0, true);
-    for index in 0..reader.size().div_ceil(WIDTH) {
-        let leaves = match reader.leaves(index) {
-            Ok(leaves) => leaves,
-            Err(e) => {
+    let count = reader.size().div_ceil(WIDTH);
+    let ahead = u64::try_from(session.store.concurrency()).unwrap_or(1).clamp(1, BUNDLES_AHEAD);
+    let mut read = Vec::new();
+    for index in 0..count {
+        if index % ahead == 0 {
+            read = bundles(reader, index..count.min(index + ahead));
+            read.reverse();
+        }
+        let (leaves, bundle) = match read.pop() {
+            Some(Ok(both)) => both,
+            Some(Err(e)) => {
                 session.find(damage(&e));
                 return (false, false);
             }
+            None => return (false, false),
         };
-        let bundle = reader.bundle(index, &leaves).map_err(|e| {
+        let bundle = bundle.map_err(|e| {
             session.find(damage(&e));
             complete = false;
         });
@@ -482,6 +492,26 @@ fn entries(
         extends &= said.check(session, &head);
     }
     (complete, extends)
+}
+
+/// The leaf hashes of a bundle, and the bundle.
+type Bundle = Result<(Vec<Hash>, Result<Vec<u8>, ReadError>), ReadError>;
+
+/// Reads some at once, where that is quicker.
+fn bundles(reader: &Reader<'_>, range: std::ops::Range<u64>) -> Vec<Bundle> {
+    let one = |index| {
+        let leaves = reader.leaves(index)?;
+        let bundle = reader.bundle(index, &leaves);
+        Ok((leaves, bundle))
+    };
+    if range.end - range.start == 1 {
+        return range.map(one).collect();
+    }
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = range.map(|index| scope.spawn(move || one(index))).collect();
+        // A panic has been reported on its thread; what is not there ends the reading.
+        tasks.into_iter().map_while(|t| t.join().ok()).collect()
+    })
 }
 
 fn statement(entry: &[u8], index: u64) -> Option<(Place, Entry)> {

@@ -57,6 +57,14 @@ impl Answer {
         }
     }
 
+    /// Whether a read was refused because the object is under a customer's own key (SSE-C). AWS: `InvalidRequest`, "The correct
+    /// parameters must be provided to retrieve the object"; Ceph: `InvalidArgument`, "Requests specifying Server Side Encryption
+    /// with Customer provided keys must …".
+    fn is_sealed(&self) -> bool {
+        let about = self.message.contains("Encryption");
+        self.status == 400 && (self.code == "InvalidRequest" || self.code == "InvalidArgument" && about)
+    }
+
     fn text(&self, kind: Kind) -> String {
         let mut text = format!("{} {}", self.status, self.code);
         if !self.message.is_empty() && self.message != self.code {
@@ -102,8 +110,7 @@ where
 {
     if let Some(answer) = Answer::of(&e) {
         let kind = match answer.kind() {
-            // An object under a customer's own key (SSE-C): "The correct parameters must be provided to retrieve the object".
-            Kind::Unavailable if operation == "read" && answer.code == "InvalidRequest" => Kind::Unreadable,
+            Kind::Unavailable if operation == "read" && answer.is_sealed() => Kind::Unreadable,
             kind => kind,
         };
         return StoreError::new(operation, key, kind, io::Error::other(answer.text(kind)));
