@@ -47,6 +47,8 @@ pub struct Standing {
     pub last_success: Option<Time>,
     /// Tries that failed since.
     pub failures: u32,
+    /// The number of the last checkpoint that it has signed, as far as is known.
+    pub signed: Option<u64>,
 }
 
 /// A checkpoint of the log of `key`, to be shown.
@@ -127,6 +129,7 @@ impl Targets {
             name: t.name.clone(),
             last_success: t.last_success,
             failures: t.failures,
+            signed: t.done,
         };
         self.targets.iter().map(of).chain(self.authorities.standing()).collect()
     }

@@ -63,6 +63,7 @@ pub struct Metrics {
     requests: Family<Operation, Counter>,
     target_success: Family<Target, Seconds>,
     target_failures: Family<Target, Gauge>,
+    target_checkpoint: Family<Target, Gauge>,
     alarms: Counter,
 }
 
@@ -130,6 +131,7 @@ impl Metrics {
             let at = s.last_success.map_or(0.0, unix);
             self.target_success.get_or_create(&target).set(at);
             self.target_failures.get_or_create(&target).set(i64::from(s.failures));
+            self.target_checkpoint.get_or_create(&target).set(s.signed.map_or(-1, gauge));
         }
     }
 
@@ -206,6 +208,11 @@ impl Metrics {
             self.target_success.clone(),
         );
         r.register("target_failures", "Tries that failed since then", self.target_failures.clone());
+        r.register(
+            "target_checkpoint",
+            "Number of the last checkpoint that a target has signed; -1: none yet",
+            self.target_checkpoint.clone(),
+        );
         r.register("alarms", "Answers that say that the log was rolled back or forked", self.alarms.clone());
         let mut text = String::new();
         // Writing to a string does not fail.

@@ -63,6 +63,7 @@ struct Target {
     last_success: Option<Time>,
     failures: u32,
     next: Option<Time>,
+    signed: Option<u64>,
 }
 
 /// All that may be asked, in the order in which they are.
@@ -86,7 +87,8 @@ impl Authorities {
         http: Client,
         longest: Duration,
     ) -> Authorities {
-        let target = |authority| Target { authority, last_success: None, failures: 0, next: None };
+        let target =
+            |authority| Target { authority, last_success: None, failures: 0, next: None, signed: None };
         let targets: Vec<Target> = all.into_iter().map(target).collect();
         Authorities { http, roots, wanted: wanted.min(targets.len()), targets, longest, done: None }
     }
@@ -104,6 +106,7 @@ impl Authorities {
             name: t.authority.name.clone(),
             last_success: t.last_success,
             failures: t.failures,
+            signed: t.signed,
         })
     }
 
@@ -136,7 +139,10 @@ impl Authorities {
         let imprint = sha256(&committed.bytes);
         if self.done.as_ref().is_none_or(|(n, _)| *n != number) {
             let kept = kept(store, keys(store, number)?, &imprint, &self.roots)?;
-            let done = kept.into_iter().map(|(key, ..)| authority_of(&key)).collect();
+            let done: BTreeSet<String> = kept.into_iter().map(|(key, ..)| authority_of(&key)).collect();
+            for target in self.targets.iter_mut().filter(|t| done.contains(&t.authority.name)) {
+                target.signed = Some(number);
+            }
             self.done = Some((number, done));
         }
         let mut missing = self.missing(number);
@@ -152,6 +158,7 @@ impl Authorities {
                 Ok(response) => {
                     keep(showing, &name, response)?;
                     (target.last_success, target.failures, target.next) = (Some(now), 0, None);
+                    target.signed = Some(number);
                     done.insert(name.clone());
                     missing -= 1;
                     shown.push(Shown { kind: KIND, name, result: Ok(()) });

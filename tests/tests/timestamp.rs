@@ -469,3 +469,71 @@ fn time_stamps_outlive_their_certificates() {
         .unwrap();
     assert_eq!(made[0].timestamps.len(), 1);
 }
+
+/// What alerts look at is there from the start, and says who has seen the newest checkpoint.
+#[test]
+fn what_a_worker_says_of_itself() {
+    if !is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let p = |s: &str| dir.path().join(s).display().to_string();
+    let authority = Arc::new(Authority::new(&dir.path().join("ca"), Keys::P256));
+    authority.certify_long("good");
+    let server = Server::start(authority.clone(), "good");
+    let Stamped { mut fleet, .. } = stamped(dir.path(), &[&server], authority);
+    fleet.seal(10);
+    std::fs::create_dir_all(p("trail")).unwrap();
+    fleet.put(&local_store(&dir.path().join("trail")));
+    std::fs::write(p("trust.yaml"), fleet.trust_yaml()).unwrap();
+    std::fs::write(p("worker.pem"), fleet.worker_key().to_pem().unwrap()).unwrap();
+    let port = waxseal_e2e::process::free_port();
+    let config = format!(
+        "trail: fleet\nstore: file://{}\nkey: file:{}\ntrust: trust.yaml\ntelemetry: {{listen: \"127.0.0.1:{port}\"}}\nanchors:\n  timestamps: [{{name: tsa, url: \"{}\"}}]\n",
+        p("trail"),
+        p("worker.pem"),
+        server.url
+    );
+    std::fs::write(p("anchor.yaml"), config).unwrap();
+    let mut child = std::process::Command::new(bin("waxseal-anchor"))
+        .args(["--config", &p("anchor.yaml")])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let http = waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None).unwrap();
+    let mut text = String::new();
+    for _ in 0..600 {
+        let answer = http.get(&format!("http://127.0.0.1:{port}/metrics"), 1 << 20);
+        text = answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default();
+        if text.contains("target_checkpoint{kind=\"timestamp\",name=\"tsa\"} 0") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for line in [
+        "waxseal_anchor_checkpoint 0",
+        // Their headers were promised for a time long ago.
+        "waxseal_anchor_findings{verdict=\"SILENT\"} 2",
+        "waxseal_anchor_findings{verdict=\"FORK\"} 0",
+        "waxseal_anchor_rounds_total{result=\"ok\"} 1",
+        "waxseal_anchor_rounds_total{result=\"failed\"} 0",
+        "waxseal_anchor_unreadable 0",
+        "waxseal_anchor_complaints 0",
+        "waxseal_anchor_writers_live 2",
+        "waxseal_anchor_target_failures{kind=\"timestamp\",name=\"tsa\"} 0",
+        "waxseal_anchor_target_checkpoint{kind=\"timestamp\",name=\"tsa\"} 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}: {text}");
+    }
+    // Each series that an alert names is there.
+    let rules =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/alerts-anchor.yaml"));
+    let rules = rules.unwrap();
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named = rules.split(|c| !word(c)).filter(|w| w.starts_with("waxseal_anchor_"));
+    for name in named {
+        assert!(text.lines().any(|l| l.starts_with(name)), "{name} is in the rules alone");
+    }
+}
