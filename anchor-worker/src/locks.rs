@@ -27,7 +27,7 @@ const BUDGET: usize = 2000;
 /// The largest certificate that is read.
 pub(crate) const MAX_CERTIFICATE: u64 = 1 << 20;
 /// What the whole trail needs, in this order; the trail statement comes before.
-const UNDER: [&str; 3] = ["log/tile/", "log/checkpoints/", "anchors/"];
+const UNDER: [&str; 4] = ["statements/", "log/tile/", "log/checkpoints/", "anchors/"];
 
 /// How far the locks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -55,7 +55,7 @@ pub(crate) struct Verify {
     /// Take this time for now (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     as_of: Option<Time>,
-    /// A checkpoint of the log that somebody kept: the log has to extend it (may be given again)
+    /// A checkpoint of the log that somebody kept, or a time-stamp over one (RFC 3161): the log has to extend it (may be given again)
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Where the newest checkpoint that was seen is kept, and looked for the next time, if the trust file names a log
@@ -316,7 +316,7 @@ fn print(r: &Report, stats: bool) -> std::io::Result<()> {
     }
     if let Some(log) = &r.log {
         let witnessed =
-            if log.self_witnessed { "; self-witnessed: nobody but its owner has seen it" } else { "" };
+            if log.self_witnessed { "; self-witnessed: no witness outside its owner's hands has seen it" } else { "" };
         match log.checkpoint {
             Some(n) => writeln!(out, "log        checkpoint {n}, {} entries{witnessed}", log.entries)?,
             None => writeln!(out, "log        no checkpoint yet")?,

@@ -102,7 +102,15 @@ fn generate_and_telemetry() {
     };
     assert_eq!(get("/healthz"), "ok\n");
     assert_eq!(get("/readyz"), "ready\n");
-    let metrics = get("/metrics");
+    // Numbers follow the acknowledgements.
+    let mut metrics = String::new();
+    for _ in 0..200 {
+        metrics = get("/metrics");
+        if metrics.contains("waxseal_events_received_total 2500\n") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
     assert!(metrics.contains("waxseal_events_received_total 2500\n"), "{metrics}");
     sink.stop();
     let again = || waxseal(&["generate", "--count", "50", "--seed", "3"]).stdout;

@@ -115,12 +115,11 @@ fn stamps<'k>(
                 });
                 match good {
                     Some((digest, stamp)) => kept.push(Kept { key, digest, committed, stamp }),
+                    // Another authority than the trust file's counts for nothing, and is nobody's fault.
+                    None if matches!(why, Some(StampFault::UnknownRoot)) => {}
                     None => {
-                        // Another authority than the trust file's is nobody's fault.
-                        let unknown = matches!(why, Some(StampFault::UnknownRoot));
                         let versions = session.store.has_versions();
-                        let damaged = !versions && !unknown;
-                        let verdict = if damaged { Verdict::Tampered } else { Verdict::Foreign };
+                        let verdict = if versions { Verdict::Foreign } else { Verdict::Tampered };
                         let why = why.map_or("not there".to_owned(), |e| e.to_string());
                         let detail = format!("no time-stamp of its checkpoint that counts: {why}");
                         session.find(Finding::new(verdict, detail).at(*key));

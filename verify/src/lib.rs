@@ -760,7 +760,8 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
         key: key.to_string(),
         checkpoint: newest.map(|n| n.number),
         entries: newest.map_or(0, |n| n.checkpoint.size),
-        self_witnessed: found.all.is_empty(),
+        // An authority that stamps has not looked at what.
+        self_witnessed: found.all.iter().all(|a| a.kind != "witness"),
         extends: log.extends,
         anchors: found.all.clone(),
         note: newest.map(|n| String::from_utf8_lossy(&n.bytes).into_owned()),
