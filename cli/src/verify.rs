@@ -315,8 +315,11 @@ fn print(r: &Report, stats: bool) -> std::io::Result<()> {
         }
     }
     if let Some(log) = &r.log {
-        let witnessed =
-            if log.self_witnessed { "; self-witnessed: no witness outside its owner's hands has seen it" } else { "" };
+        let witnessed = if log.self_witnessed {
+            "; self-witnessed: no witness outside its owner's hands has seen it"
+        } else {
+            ""
+        };
         match log.checkpoint {
             Some(n) => writeln!(out, "log        checkpoint {n}, {} entries{witnessed}", log.entries)?,
             None => writeln!(out, "log        no checkpoint yet")?,
