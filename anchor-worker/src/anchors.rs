@@ -134,6 +134,12 @@ impl Targets {
         self.targets.iter().map(of).chain(self.authorities.standing()).collect()
     }
 
+    /// How many witnesses and time-stamps checkpoint `number` lacks.
+    pub fn lacking(&self, number: u64) -> usize {
+        let open = self.targets.iter().filter(|t| t.done != Some(number));
+        open.count() + self.authorities.missing(number)
+    }
+
     /// When the next try is due of those that have not signed checkpoint `number`.
     pub fn due(&self, number: u64) -> Option<Time> {
         let open = self.targets.iter().filter(|t| t.done != Some(number));

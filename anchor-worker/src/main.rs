@@ -91,9 +91,10 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
     metrics.state(worker.state());
     if args.once {
         let mut wrong = round(&mut worker, &metrics, &|| false)?;
-        let failed = anchor(&mut worker, &metrics)?;
-        if failed > 0 {
-            wrong.push(format!("{failed} of those it is shown to did not sign"));
+        anchor(&mut worker, &metrics)?;
+        let lacking = worker.lacking();
+        if lacking > 0 {
+            wrong.push(format!("it lacks {lacking} of the signatures and time-stamps that it should have"));
         }
         return if wrong.is_empty() {
             Ok(())
@@ -176,20 +177,18 @@ fn round(worker: &mut Worker, metrics: &Metrics, stop: &dyn Fn() -> bool) -> any
     Ok(wrong)
 }
 
-/// Shows the newest checkpoint to whoever is due; how many of them did not sign it.
-fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<usize> {
+/// Shows the newest checkpoint to whoever is due.
+fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
     let at = now();
     if worker.due().is_none_or(|due| due > at) {
-        return Ok(0);
+        return Ok(());
     }
     let shown = worker.anchor(at);
     metrics.targets(&worker.targets().standing());
-    let mut failed = 0;
     for s in shown? {
         match s.result {
             Ok(()) => tracing::info!("{} {} has signed", s.kind, s.name),
             Err((why, alarm)) => {
-                failed += 1;
                 if alarm {
                     metrics.alarm();
                     tracing::error!("ALARM: {} {}: {why}", s.kind, s.name);
@@ -199,7 +198,7 @@ fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<usize> {
             }
         }
     }
-    Ok(failed)
+    Ok(())
 }
 
 /// What the main thread is woken for.
@@ -280,7 +279,7 @@ fn serve(
         }
         if Instant::now() >= shown {
             match anchor(worker, metrics) {
-                Ok(_) => unshown = 0,
+                Ok(()) => unshown = 0,
                 Err(e) => {
                     let wait = back_off(unshown, interval);
                     unshown += 1;
@@ -303,7 +302,7 @@ fn serve(
     }
     // What came since the last round is not left for whoever comes next.
     tracing::info!("stopping: a last round");
-    let last = round(worker, metrics, &told).and_then(|_| anchor(worker, metrics).map(drop));
+    let last = round(worker, metrics, &told).and_then(|_| anchor(worker, metrics));
     let _ = stop.send(true);
     runtime.shutdown_background();
     last

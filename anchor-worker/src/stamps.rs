@@ -110,7 +110,8 @@ impl Authorities {
         })
     }
 
-    fn missing(&self, number: u64) -> usize {
+    /// How many time-stamps a checkpoint lacks.
+    pub(crate) fn missing(&self, number: u64) -> usize {
         let done = self.done.as_ref().filter(|(n, _)| *n == number).map_or(0, |(_, d)| d.len());
         self.wanted.saturating_sub(done)
     }

@@ -149,6 +149,11 @@ impl Worker {
         &self.targets
     }
 
+    /// How many witnesses and time-stamps the newest checkpoint lacks.
+    pub fn lacking(&self) -> usize {
+        self.state.seen.as_ref().map_or(0, |s| self.targets.lacking(s.number))
+    }
+
     /// When somebody should be shown the newest checkpoint; `None` if all that are asked have signed it.
     pub fn due(&self) -> Option<Time> {
         self.targets.due(self.state.seen.as_ref()?.number)
