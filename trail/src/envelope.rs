@@ -3,6 +3,7 @@
 //! The pre-authentication encoding is that of the DSSE protocol, version 1:
 //! `"DSSEv1" SP len(type) SP type SP len(payload) SP payload`, lengths in decimal.
 
+use crate::base64;
 use crate::hash::{Hash, leaf_hash};
 use crate::json;
 use crate::keys::PublicKey;
@@ -86,7 +87,7 @@ impl Envelope {
             return Err(EnvelopeFault::Size);
         }
         let raw: Raw = serde_json::from_slice(bytes).map_err(|_| EnvelopeFault::Form)?;
-        let decode = |t: &str| BASE64.decode(t.as_bytes()).map_err(|_| EnvelopeFault::Form);
+        let decode = |t: &str| base64::decode(t).ok_or(EnvelopeFault::Form);
         let envelope = Envelope {
             payload: decode(&raw.payload)?,
             payload_type: raw.payload_type,

@@ -1,5 +1,6 @@
 //! Public keys and signatures. The algorithm follows from the key, never from the envelope.
 
+use crate::base64;
 use crate::hash::{Hash, sha256};
 use data_encoding::BASE64;
 use rsa::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
@@ -101,7 +102,7 @@ impl PublicKey {
     /// # Errors
     /// [`KeyFault`].
     pub fn from_base64(text: &str) -> Result<PublicKey, KeyFault> {
-        PublicKey::from_spki(&BASE64.decode(text.as_bytes()).map_err(|_| KeyFault::Base64)?)
+        PublicKey::from_spki(&base64::decode(text).ok_or(KeyFault::Base64)?)
     }
 
     /// Padded standard base64 of the DER SubjectPublicKeyInfo.

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "statements")]
+pub mod base64;
+#[cfg(feature = "statements")]
 pub mod certificate;
 #[cfg(feature = "statements")]
 pub mod envelope;

@@ -1,6 +1,7 @@
 //! A proof of one event, that whoever has a trust file checks without the trail (FORMAT section 6): record → batch root → header →
 //! log root → checkpoint with cosignatures, and the statements that say whose keys signed.
 
+use crate::base64;
 use crate::envelope::{Envelope, Signature};
 use crate::hash::{Hash, leaf_hash, sha256};
 use crate::json;
@@ -156,7 +157,7 @@ pub fn path_text(path: &[Hash]) -> String {
 }
 
 fn path_of(text: &str) -> Option<Vec<Hash>> {
-    let bytes = BASE64.decode(text.as_bytes()).ok()?;
+    let bytes = base64::decode(text)?;
     let (hashes, rest) = bytes.as_chunks::<32>();
     (rest.is_empty() && hashes.len() <= 64).then(|| hashes.iter().map(|h| Hash(*h)).collect())
 }
@@ -307,7 +308,7 @@ impl Proof {
         let stored = Note { text: note.text.clone(), lines: own };
         let imprint = sha256(stored.to_string().as_bytes());
         let check = |token: &Token| {
-            let response = BASE64.decode(token.response.as_bytes()).map_err(|e| part("timestamps", e))?;
+            let response = base64::decode(&token.response).ok_or_else(|| part("timestamps", "not base64"))?;
             if sha256(&response) != token.sha256 {
                 return Err(part("timestamps", "one is not what its digest says"));
             }
@@ -342,7 +343,7 @@ impl Proof {
         let trail = trail.transpose()?;
         let named: Vec<&Hash> = genesis.keys.iter().flat_map(|k| &k.certificates).collect();
         let certificate = |text: &String| {
-            let der = BASE64.decode(text.as_bytes()).map_err(|e| part("certificates", e))?;
+            let der = base64::decode(text).ok_or_else(|| part("certificates", "not base64"))?;
             let digest = sha256(&der);
             if named.contains(&&digest) {
                 Ok(der)

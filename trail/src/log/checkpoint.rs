@@ -1,6 +1,7 @@
 //! Checkpoints (c2sp.org/tlog-checkpoint): a log's tree head as the text of a signed note.
 
 use super::note::{Note, NoteFault, VerifierKey};
+use crate::base64;
 use crate::hash::Hash;
 use core::fmt;
 use data_encoding::BASE64;
@@ -44,7 +45,7 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
 
 /// A SHA-256 in padded standard base64.
 pub(crate) fn hash(text: &str) -> Option<Hash> {
-    Some(Hash(BASE64.decode(text.as_bytes()).ok()?.try_into().ok()?))
+    Some(Hash(base64::decode(text)?.try_into().ok()?))
 }
 
 impl Checkpoint {

@@ -1,6 +1,7 @@
 //! Signed notes (c2sp.org/signed-note), with Ed25519 signatures and the time-stamped cosignatures of
 //! c2sp.org/tlog-cosignature.
 
+use crate::base64;
 use crate::hash::sha256;
 use crate::keys::PublicKey;
 use core::fmt;
@@ -123,7 +124,7 @@ impl VerifierKey {
             return Err(NoteFault::Key);
         };
         let id = HEXLOWER.decode(id.as_bytes()).map_err(|_| NoteFault::Key)?;
-        let key = BASE64.decode(key.as_bytes()).map_err(|_| NoteFault::Key)?;
+        let key = base64::decode(key).ok_or(NoteFault::Key)?;
         let (byte, raw) = key.split_first().ok_or(NoteFault::Key)?;
         let kind = match byte {
             1 => Kind::Note,
@@ -219,7 +220,7 @@ impl Line {
     pub fn parse(line: &str) -> Result<Line, NoteFault> {
         let rest = line.strip_prefix("\u{2014} ").ok_or(NoteFault::Form)?;
         let (name, text) = rest.split_once(' ').ok_or(NoteFault::Form)?;
-        let bytes = BASE64.decode(text.as_bytes()).map_err(|_| NoteFault::Form)?;
+        let bytes = base64::decode(text).ok_or(NoteFault::Form)?;
         let (id, signature) = bytes.split_first_chunk::<4>().ok_or(NoteFault::Form)?;
         if !is_name(name) || signature.is_empty() {
             return Err(NoteFault::Form);

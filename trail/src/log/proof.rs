@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, CheckpointFault, decimal, hash};
 use super::note::{Note, VerifierKey};
+use crate::base64;
 use crate::hash::Hash;
 use crate::merkle;
 use core::fmt;
@@ -52,7 +53,7 @@ impl LogProof {
             let mut line = lines.next()?;
             let mut extra = None;
             if let Some(text) = line.strip_prefix("extra ") {
-                extra = Some(BASE64.decode(text.as_bytes()).ok()?);
+                extra = Some(base64::decode(text)?);
                 line = lines.next()?;
             }
             let index = decimal(line.strip_prefix("index ")?)?;
