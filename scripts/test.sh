@@ -20,6 +20,8 @@ if [ -x "$venv/bin/python" ]; then export WAXSEAL_PYTHON="$venv/bin/python"; fi
 
 # shellcheck source=scripts/clients.sh
 . scripts/clients.sh
+# shellcheck source=scripts/ethereum.sh
+. scripts/ethereum.sh
 # shellcheck source=scripts/s3.sh
 . scripts/s3.sh
 

@@ -1,5 +1,6 @@
 //! Where the newest checkpoint is shown: each target on its own, and what it answers is kept under `anchors/<n>/`.
 
+use crate::chain::Chain;
 use crate::http::Client;
 use crate::stamps::Authorities;
 use crate::witness::client::{AskError, ask};
@@ -39,9 +40,9 @@ struct Target {
 /// How it is with a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// `witness` or `timestamp`.
+    /// `witness`, `timestamp` or `ethereum`.
     pub kind: &'static str,
-    /// Its name.
+    /// Its name; of a chain, its id.
     pub name: String,
     /// When it last did what it was asked.
     pub last_success: Option<Time>,
@@ -74,6 +75,21 @@ impl Showing<'_> {
         }
         Ok(())
     }
+
+    /// Keeps one of several answers under the first of `most` names that is free; under the last one, if none is.
+    pub(crate) fn keep_first(
+        &self,
+        name: &dyn Fn(u32) -> String,
+        most: u32,
+        body: &Bytes,
+    ) -> Result<(), StoreError> {
+        for k in 0..most {
+            if self.store.put_if_absent(&name(k), body, &sha256(body), self.retain)? != Put::Other {
+                return Ok(());
+            }
+        }
+        self.keep(&name(most.saturating_sub(1)), body)
+    }
 }
 
 /// All targets.
@@ -81,6 +97,7 @@ pub struct Targets {
     http: Client,
     targets: Vec<Target>,
     authorities: Authorities,
+    chains: Vec<Chain>,
     /// The longest wait between two tries.
     longest: Duration,
 }
@@ -88,7 +105,7 @@ pub struct Targets {
 /// What came of showing a checkpoint to one of them.
 #[derive(Debug)]
 pub struct Shown {
-    /// `witness`, or `time-stamping authority`.
+    /// `witness`, `time-stamping authority` or `chain`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -97,14 +114,15 @@ pub struct Shown {
 }
 
 impl Targets {
-    /// The witnesses of a policy that have a URL, and time-stamping authorities.
+    /// The witnesses of a policy that have a URL, time-stamping authorities, and chains.
     pub fn new(
         policy: Option<&Policy>,
         authorities: Authorities,
+        chains: Vec<Chain>,
         http: Client,
         longest: Duration,
     ) -> Targets {
-        Targets { targets: witnesses(policy), authorities, http, longest }
+        Targets { targets: witnesses(policy), authorities, chains, http, longest }
     }
 
     /// Those of another trust file; of whom was there before, what is known stays.
@@ -119,7 +137,7 @@ impl Targets {
 
     /// Whether there is nobody to show anything to.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.authorities.standing().next().is_none()
+        self.standing().is_empty()
     }
 
     /// How it is with each.
@@ -131,20 +149,28 @@ impl Targets {
             failures: t.failures,
             signed: t.done,
         };
-        self.targets.iter().map(of).chain(self.authorities.standing()).collect()
+        let chains = self.chains.iter().map(Chain::standing);
+        self.targets.iter().map(of).chain(self.authorities.standing()).chain(chains).collect()
     }
 
-    /// How many witnesses and time-stamps checkpoint `number` lacks.
-    pub fn lacking(&self, number: u64) -> usize {
+    /// How many witnesses, time-stamps and anchors checkpoint `number` lacks that should be there by now.
+    pub fn lacking(&self, number: u64, now: Time) -> usize {
         let open = self.targets.iter().filter(|t| t.done != Some(number));
-        open.count() + self.authorities.missing(number)
+        let chains = self.chains.iter().filter(|c| c.is_lacking(number, now));
+        open.count() + self.authorities.missing(number) + chains.count()
+    }
+
+    /// Whether a transaction is under way.
+    pub fn is_busy(&self) -> bool {
+        self.chains.iter().any(Chain::is_busy)
     }
 
     /// When the next try is due of those that have not signed checkpoint `number`.
-    pub fn due(&self, number: u64) -> Option<Time> {
+    pub fn due(&self, number: u64, now: Time) -> Option<Time> {
         let open = self.targets.iter().filter(|t| t.done != Some(number));
         let witness = open.map(|t| t.next.unwrap_or(Time::MIN)).min();
-        witness.into_iter().chain(self.authorities.due(number)).min()
+        let chains = self.chains.iter().filter_map(|c| c.due(number, now));
+        witness.into_iter().chain(self.authorities.due(number)).chain(chains).min()
     }
 
     /// Shows a checkpoint to all that have not signed it and are due, at once, and keeps what they answer.
@@ -155,20 +181,29 @@ impl Targets {
         let Showing { store, committed, now, .. } = *showing;
         let number = committed.number;
         self.find_done(store, committed)?;
-        let reader = Reader::open(store, Some(committed.clone())).map_err(store_error)?;
-        let due = |t: &&mut Target| t.done != Some(number) && t.next.is_none_or(|next| next <= now);
-        let (http, reader, longest) = (&self.http, &reader, self.longest);
+        let is_due = |t: &Target| t.done != Some(number) && t.next.is_none_or(|next| next <= now);
+        // Only witnesses want proofs.
+        let newest = self.targets.iter().any(is_due).then(|| committed.clone());
+        let reader = newest.map(|n| Reader::open(store, Some(n))).transpose().map_err(store_error)?;
+        let (http, reader, longest) = (&self.http, reader.as_ref(), self.longest);
         let mut shown = Vec::new();
         let mut failed = None;
         let authorities = &mut self.authorities;
+        let chains = &mut self.chains;
         std::thread::scope(|scope| {
+            let anchored: Vec<_> = chains
+                .iter_mut()
+                .filter(|c| c.due(number, now).is_some_and(|due| due <= now))
+                .map(|chain| scope.spawn(move || chain.show(showing)))
+                .collect();
             // Beside the witnesses: of these one after the other is asked.
             let stamped = scope.spawn(move || authorities.show(showing));
             let asked: Vec<_> = self
                 .targets
                 .iter_mut()
-                .filter(due)
-                .map(|target| {
+                .filter(|t| is_due(t))
+                .filter_map(|target| Some((target, reader?)))
+                .map(|(target, reader)| {
                     let task = move || {
                         let proof = |old| reader.consistency_proof(old);
                         let answer = ask(http, &target.url, &target.key, committed, target.seen, &proof);
@@ -185,10 +220,12 @@ impl Targets {
                     Err(_) => {}
                 }
             }
-            match stamped.join() {
-                Ok(Ok(all)) => shown.extend(all),
-                Ok(Err(e)) => failed = Some(e),
-                Err(_) => {}
+            for task in std::iter::once(stamped).chain(anchored) {
+                match task.join() {
+                    Ok(Ok(all)) => shown.extend(all),
+                    Ok(Err(e)) => failed = Some(e),
+                    Err(_) => {}
+                }
             }
         });
         failed.map_or(Ok(shown), Err)

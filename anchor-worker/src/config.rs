@@ -2,6 +2,7 @@
 //!
 //! [`Raw`] is what may stand in the file, and its documentation is the manual; [`Config`] is what came of it.
 
+use crate::chain::{Sender, Settings};
 use crate::http::Client;
 use crate::known::Expected;
 use crate::stamps::Authority;
@@ -40,8 +41,102 @@ pub struct Raw {
     /// How the newest checkpoint is shown to the witnesses of the trust file's `policy`.
     #[serde(default)]
     pub anchors: RawAnchors,
+    /// Chains that the newest checkpoint is anchored in; needs `state_dir`, where transactions are kept before they are sent.
+    #[serde(default)]
+    pub ethereum: Vec<RawChain>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served, without authentication.
     pub telemetry: Option<RawTelemetry>,
+}
+
+/// A chain that the log is anchored in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawChain {
+    /// Its id (EIP-155); a node that is on another one is not used.
+    pub chain: u64,
+    /// The contract `AuditTrail` on it, which `waxseal-anchor deploy-contract` makes; a node that has other code there is not used.
+    pub contract: Text,
+    /// Its nodes (JSON-RPC over HTTP or HTTPS): where one fails the next is asked, and where two disagree nothing is done.
+    pub rpcs: Vec<Text>,
+    /// The account that anchors: `keystore:/path` (Web3 Secret Storage), `env:NAME` (a private key, 64 hex digits) or `kms:ID` (AWS
+    /// KMS, ECC_SECG_P256K1).
+    pub key: Text,
+    /// The keystore's password: `file:/path` or `env:NAME`.
+    pub password: Option<Text>,
+    /// The most that a unit of gas may cost, in gwei. While it costs more nothing is sent.
+    pub max_fee_gwei: Gwei,
+    /// The most of it that goes to whoever makes the block. Default 2.
+    #[serde(default = "two_gwei")]
+    pub max_priority_fee_gwei: Gwei,
+    /// When an anchor counts as made: `finalized` (the default; the chain has to know it), or a number of blocks, its own included.
+    #[serde(default)]
+    pub confirmations: Confirmations,
+    /// An anchor this often, if the log grew. Default 1h.
+    #[serde(default = "hour")]
+    pub interval: Span,
+    /// A transaction that is in no block after so long is sent again with higher fees, up to the cap. Default 3m.
+    #[serde(default = "three_minutes")]
+    pub resubmit_after: Span,
+    /// How often a transaction that is under way is looked after. Default 15s.
+    #[serde(default = "quarter_minute")]
+    pub poll: Span,
+    /// What is anchored after the chain could not be reached: the `newest` checkpoint, which is over all before it (the default), or
+    /// `each` one, 24 in a transaction.
+    #[serde(default)]
+    pub catch_up: CatchUp,
+}
+
+/// A price of gas, in gwei: a billionth of the chain's coin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gwei(pub u128);
+
+impl<'de> Deserialize<'de> for Gwei {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(d)?.0;
+        gwei(&text).map(Gwei).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Reads a price of gas, in gwei, as wei.
+///
+/// # Errors
+/// A text.
+pub fn gwei(text: &str) -> Result<u128, String> {
+    let wei = alloy_primitives::utils::parse_units(text, "gwei").ok().filter(|p| !p.is_negative());
+    let wei = wei.and_then(|p| u128::try_from(p.get_absolute()).ok()).filter(|w| *w <= u128::from(u64::MAX));
+    wei.ok_or_else(|| format!("{text:?} is no number of gwei; write one as 30 or 0.05"))
+}
+
+/// When an anchor counts as made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirmations {
+    /// When the chain calls its block final.
+    #[default]
+    Finalized,
+    /// When so many blocks are there from its own on.
+    Blocks(u64),
+}
+
+impl<'de> Deserialize<'de> for Confirmations {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(d)?.0;
+        match text.parse::<u64>() {
+            _ if text == "finalized" => Ok(Confirmations::Finalized),
+            Ok(n) if n > 0 => Ok(Confirmations::Blocks(n)),
+            _ => Err(serde::de::Error::custom(format!("{text:?} is neither finalized nor a number of blocks"))),
+        }
+    }
+}
+
+/// What is anchored after the chain could not be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatchUp {
+    /// The newest checkpoint.
+    #[default]
+    Newest,
+    /// Each.
+    Each,
 }
 
 /// How others are reached.
@@ -101,6 +196,18 @@ fn hour() -> Span {
     Span(Duration::from_secs(3600))
 }
 
+fn three_minutes() -> Span {
+    Span(Duration::from_secs(180))
+}
+
+fn quarter_minute() -> Span {
+    Span(Duration::from_secs(15))
+}
+
+fn two_gwei() -> Gwei {
+    Gwei(2_000_000_000)
+}
+
 /// A configuration that can be worked with.
 pub struct Config {
     /// Name or id.
@@ -125,6 +232,8 @@ pub struct Config {
     pub http: Client,
     /// Time-stamping authorities, and how many of them are wanted.
     pub timestamps: (Vec<Authority>, usize),
+    /// Chains to anchor in, and the accounts that do.
+    pub chains: Vec<(Settings, Sender)>,
     /// Where telemetry is served.
     pub telemetry: Option<SocketAddr>,
 }
@@ -207,6 +316,19 @@ impl Config {
         let ca = ca.transpose().map_err(|e| format!("anchors.ca: {e}"))?;
         let http =
             Client::new(raw.anchors.timeout.0, ca.as_deref()).map_err(|e| format!("anchors.ca: {e}"))?;
+        if !raw.ethereum.is_empty() && raw.state_dir.is_none() {
+            return Err("ethereum: needs state_dir, where transactions are kept before they are sent".to_owned());
+        }
+        let mut chains: Vec<(Settings, Sender)> = Vec::new();
+        for (i, raw) in raw.ethereum.into_iter().enumerate() {
+            let settings = chain(&raw).map_err(|e| format!("ethereum[{i}].{e}"))?;
+            if chains.iter().any(|(s, _)| s.chain == settings.chain) {
+                return Err(format!("ethereum[{i}].chain: {} has come before", settings.chain));
+            }
+            let password = raw.password.as_ref().map(|p| &p.0[..]);
+            let sender = Sender::open(&raw.key.0, password, dir);
+            chains.push((settings, sender.map_err(|e| format!("ethereum[{i}].key: {e}"))?));
+        }
         Ok(Config {
             trail: raw.trail.0,
             store,
@@ -219,9 +341,40 @@ impl Config {
             nodes: raw.expected_writers.nodes.map(|n| dir.join(n.0)),
             http,
             timestamps: (authorities, wanted),
+            chains,
             telemetry: telemetry.transpose()?,
         })
     }
+}
+
+fn chain(raw: &RawChain) -> Result<Settings, String> {
+    let contract = &raw.contract.0;
+    let contract = contract.parse().map_err(|_| format!("contract: {contract:?} is no address (0x and 40 hex digits)"))?;
+    let urls: Vec<String> = raw.rpcs.iter().map(|t| t.0.clone()).collect();
+    if urls.is_empty() {
+        return Err("rpcs: none".to_owned());
+    }
+    if let Some(n) = urls.iter().position(|u| !["http://", "https://"].iter().any(|s| u.starts_with(s))) {
+        return Err(format!("rpcs[{n}]: it begins with neither http:// nor https://"));
+    }
+    if raw.poll.0 < Duration::from_secs(1) {
+        return Err("poll: one second or more".to_owned());
+    }
+    Ok(Settings {
+        chain: raw.chain,
+        contract,
+        urls,
+        max_fee: raw.max_fee_gwei.0,
+        max_priority_fee: raw.max_priority_fee_gwei.0,
+        confirmations: match raw.confirmations {
+            Confirmations::Finalized => None,
+            Confirmations::Blocks(n) => Some(n),
+        },
+        interval: raw.interval.0,
+        resubmit: raw.resubmit_after.0,
+        poll: raw.poll.0,
+        each: raw.catch_up == CatchUp::Each,
+    })
 }
 
 /// The names of the nodes in a list as Kubernetes writes it (`v1`, kind `List` or `NodeList`).
@@ -241,6 +394,34 @@ pub fn nodes(json: &[u8]) -> Result<BTreeSet<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn raw(yaml: &str) -> Result<RawChain, String> {
+        let minimal = "chain: 1\nkey: env:KEY\nrpcs: [https://node.example.com/v3/secret]\n";
+        waxseal_config::from_yaml(&format!("{minimal}{yaml}"))
+    }
+
+    #[test]
+    fn a_chain() {
+        let yaml = "contract: 0x5FbDB2315678afecb367f032d93F642f64180aa3\nmax_fee_gwei: 30\n";
+        let settings = raw(yaml).and_then(|r| chain(&r)).expect("as it is documented");
+        assert_eq!((settings.max_fee, settings.max_priority_fee), (30_000_000_000, 2_000_000_000));
+        assert_eq!((settings.confirmations, settings.each), (None, false));
+        assert_eq!(settings.interval, Duration::from_secs(3600));
+        let more = "confirmations: 12\ncatch_up: each\nmax_priority_fee_gwei: 0.05\n";
+        let settings = raw(&format!("{yaml}{more}")).and_then(|r| chain(&r)).expect("as it is documented");
+        assert_eq!((settings.max_priority_fee, settings.confirmations), (50_000_000, Some(12)));
+        assert!(settings.each);
+        for bad in ["confirmations: 0\n", "confirmations: soon\n", "catch_up: all\n", "poll: 10ms\n"] {
+            assert!(raw(&format!("{yaml}{bad}")).and_then(|r| chain(&r)).is_err(), "{bad}");
+        }
+        for bad in ["contract: 0x5FbD\nmax_fee_gwei: 30\n", "contract: x\nmax_fee_gwei: 30\n"] {
+            let said = raw(bad).and_then(|r| chain(&r)).expect_err("no address");
+            assert!(said.contains("contract"), "{said}");
+        }
+        for bad in ["-1", "x", "99999999999999"] {
+            assert!(gwei(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_nodes_of_a_cluster() {

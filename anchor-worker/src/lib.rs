@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anchors;
+pub mod chain;
 pub mod config;
 pub mod gate;
 pub mod http;

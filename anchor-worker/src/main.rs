@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use anyhow::anyhow;
-use clap::Parser;
+use alloy_primitives::Address;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +12,10 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use waxseal_anchor::anchors::back_off;
-use waxseal_anchor::config::Config;
+use waxseal_anchor::chain::deploy::{Deployment, deploy};
+use waxseal_anchor::chain::{Nodes, Sender};
+use waxseal_anchor::config::{Config, Span, gwei};
+use waxseal_anchor::http::Client;
 use waxseal_anchor::metrics::Metrics;
 use waxseal_anchor::serve::{self, Answer, Asked};
 use waxseal_anchor::state::hold;
@@ -21,22 +25,112 @@ use waxseal_store::disk::RealDisk;
 use waxseal_trail::time::Time;
 use waxseal_trail::verdict::Verdict;
 
+/// How long `--once` waits for a chain to settle a transaction: the next run goes on with it.
+const SETTLE: Duration = Duration::from_secs(1800);
 /// How long a round goes on after the end was asked for: Kubernetes gives 30 seconds for everything.
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Puts every statement of a trail into its transparency log, and anchors the log.
 #[derive(Parser)]
-#[command(name = "waxseal-anchor", version)]
+#[command(name = "waxseal-anchor", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration, YAML
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// One round, and end: for a CronJob
     #[arg(long)]
     once: bool,
     /// Check the configuration, the trail and the state, and say what would run
     #[arg(long, conflicts_with = "once")]
     check_config: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    DeployContract(DeployContract),
+}
+
+/// Makes the contract AuditTrail on a chain, and prints what configuration and trust file say of it
+#[derive(clap::Args)]
+struct DeployContract {
+    /// A node of the chain (JSON-RPC); several are asked in turn
+    #[arg(long, value_name = "URL", required = true)]
+    rpc: Vec<String>,
+    /// The chain's id: nodes that are on another one are not used
+    #[arg(long, value_name = "ID")]
+    chain: u64,
+    /// The account that pays: keystore:/path, env:NAME or kms:ID
+    #[arg(long, value_name = "KEY")]
+    key: String,
+    /// The keystore's password: file:/path or env:NAME
+    #[arg(long, value_name = "PLACE")]
+    password: Option<String>,
+    /// Decides which accounts may anchor; best one that is on no server
+    #[arg(long, value_name = "ADDRESS")]
+    owner: Address,
+    /// The worker's account, which may anchor from the beginning [default: the one that pays]
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<Address>,
+    /// The most that a unit of gas may cost, in gwei
+    #[arg(long, value_name = "GWEI", value_parser = gwei)]
+    max_fee_gwei: u128,
+    /// The most of it that goes to whoever makes the block, in gwei
+    #[arg(long, value_name = "GWEI", value_parser = gwei, default_value = "2")]
+    max_priority_fee_gwei: u128,
+    /// How long to wait for a block that has it
+    #[arg(long, value_name = "SPAN", default_value = "10m")]
+    wait: Span,
+    /// How long an answer of a node may take
+    #[arg(long, value_name = "SPAN", default_value = "10s")]
+    timeout: Span,
+    /// A file of certificates in PEM that nodes are believed by, beside the machine's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl DeployContract {
+    #[allow(clippy::disallowed_methods)] // a certificate of one's own, not evidence
+    fn run(self) -> anyhow::Result<()> {
+        use std::io::Write as _;
+        let ca = self.ca.map(|f| std::fs::read(&f).map_err(|e| anyhow!("--ca {}: {e}", f.display())));
+        let http = Client::new(self.timeout.0, ca.transpose()?.as_deref()).map_err(|e| anyhow!("--ca: {e}"))?;
+        let here = std::path::Path::new("");
+        let sender = Sender::open(&self.key, self.password.as_deref(), here).map_err(|e| anyhow!("--key: {e}"))?;
+        let writer = self.sender.unwrap_or_else(|| sender.address());
+        if self.owner == writer {
+            tracing::warn!("--owner is the account that anchors: who steals the worker's key can lock everybody else out");
+        }
+        let nodes = Nodes::new(http, self.rpc.clone(), self.chain);
+        let what = Deployment {
+            chain: self.chain,
+            owner: self.owner,
+            writer,
+            max_fee: self.max_fee_gwei,
+            max_priority_fee: self.max_priority_fee_gwei,
+            patience: self.wait.0,
+        };
+        let made = deploy(&nodes, &sender, &what, &mut |line| tracing::info!("{line}"))?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "# AuditTrail on chain {}, block {}, {} gas; its owner is {}", self.chain, made.block, made.gas, self.owner)?;
+        writeln!(out, "# The worker's configuration:")?;
+        writeln!(out, "ethereum:\n  - chain: {}\n    contract: \"{}\"", self.chain, made.contract)?;
+        writeln!(out, "    rpcs: [{}]", self.rpc.join(", "))?;
+        match writer == sender.address() {
+            true => writeln!(out, "    key: {}", self.key)?,
+            false => writeln!(out, "    key: # of account {writer}")?,
+        }
+        if let Some(password) = &self.password {
+            writeln!(out, "    password: {password}")?;
+        }
+        let gwei = alloy_primitives::utils::format_units(self.max_fee_gwei, "gwei")?;
+        writeln!(out, "    max_fee_gwei: {gwei}\n# Trust files:\nethereum:")?;
+        let (contract, block) = (made.contract, made.block);
+        let chain = self.chain;
+        writeln!(out, "  - {{chain: {chain}, contract: \"{contract}\", sender: \"{writer}\", from: {block}}}")?;
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {
@@ -49,7 +143,14 @@ fn main() -> ExitCode {
         .with_ansi(colour)
         .with_target(false)
         .init();
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let result = match (arguments.command, arguments.config) {
+        (Some(Command::DeployContract(deploy)), _) => deploy.run(),
+        (None, Some(config)) => run(&config, arguments.once, arguments.check_config),
+        // The parser asks for one of them.
+        (None, None) => Err(anyhow!("--config FILE, or deploy-contract")),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
@@ -65,15 +166,15 @@ fn now() -> Time {
     Time::from_unix(seconds, since.subsec_nanos()).unwrap_or(Time::MAX)
 }
 
-fn run(args: &Arguments) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
+fn run(config: &std::path::Path, once: bool, check_config: bool) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
     let (interval, listen) = (config.interval, config.telemetry);
     let store = config.store.open().map_err(|e| anyhow!("store: {e}; waxseal init makes a trail"))?;
     let held = config.state_dir.as_deref().map(hold).transpose();
     let _held = held.map_err(|e| anyhow!("state_dir: {e}"))?;
     // In a directory only one worker may run at a time, wherever it keeps its state.
     let alone = match &config.store {
-        Location::Local(path) if !args.check_config => Some(hold(&path.join(".tmp/anchor"))),
+        Location::Local(path) if !check_config => Some(hold(&path.join(".tmp/anchor"))),
         _ => None,
     };
     let _alone = alone.transpose().map_err(|e| anyhow!("store: {e}"))?;
@@ -83,18 +184,27 @@ fn run(args: &Arguments) -> anyhow::Result<()> {
         );
     }
     let mut worker = Worker::open(config, store, Arc::new(RealDisk))?;
-    if args.check_config {
+    if check_config {
         return check(&worker);
     }
     tracing::info!("trail {} {}; log {}", worker.trail().0.name, worker.trail().1, worker.key());
     let metrics = Metrics::new(now());
     metrics.state(worker.state());
-    if args.once {
+    if once {
         let mut wrong = round(&mut worker, &metrics, &|| false)?;
         anchor(&mut worker, &metrics)?;
-        let lacking = worker.lacking();
+        // A chain takes its time.
+        let start = Instant::now();
+        while worker.targets().is_busy() && start.elapsed() < SETTLE {
+            std::thread::sleep(Duration::from_secs(1));
+            anchor(&mut worker, &metrics)?;
+        }
+        if worker.targets().is_busy() {
+            wrong.push("a transaction is under way: the next run goes on with it".to_owned());
+        }
+        let lacking = worker.lacking(now());
         if lacking > 0 {
-            wrong.push(format!("it lacks {lacking} of the signatures and time-stamps that it should have"));
+            wrong.push(format!("it lacks {lacking} of the signatures, time-stamps and anchors that it should have"));
         }
         return if wrong.is_empty() {
             Ok(())
@@ -180,13 +290,14 @@ fn round(worker: &mut Worker, metrics: &Metrics, stop: &dyn Fn() -> bool) -> any
 /// Shows the newest checkpoint to whoever is due.
 fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
     let at = now();
-    if worker.due().is_none_or(|due| due > at) {
+    if worker.due(at).is_none_or(|due| due > at) {
         return Ok(());
     }
     let shown = worker.anchor(at);
     metrics.targets(&worker.targets().standing());
     for s in shown? {
         match s.result {
+            Ok(()) if s.kind == "chain" => tracing::info!("chain {} has anchored it", s.name),
             Ok(()) => tracing::info!("{} {} has signed", s.kind, s.name),
             Err((why, alarm)) => {
                 if alarm {
@@ -289,7 +400,7 @@ fn serve(
             }
         }
         let mut wait = next.saturating_duration_since(Instant::now());
-        if let Some(due) = worker.due() {
+        if let Some(due) = worker.due(now()) {
             let held = shown.saturating_duration_since(Instant::now());
             let seconds = due.unix_seconds().saturating_sub(now().unix_seconds()).max(1);
             wait = wait.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).max(held));

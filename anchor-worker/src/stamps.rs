@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use waxseal_log::{ReadError, checkpoint, stamps_prefix};
-use waxseal_store::{Put, Store, StoreError, list_all_keys, oldest};
+use waxseal_store::{Store, StoreError, list_all_keys, oldest};
 use waxseal_timestamp::{MAX_RESPONSE, REQUEST_TYPE, RESPONSE_TYPE, Stamp, StampFault, request, verify};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::note::VerifierKey;
@@ -198,15 +198,8 @@ fn ask(http: &Client, url: &str, imprint: &Hash, roots: &[Vec<u8>]) -> Result<Ve
 
 /// Keeps a response under the first number that is free.
 fn keep(showing: &Showing<'_>, name: &str, response: Vec<u8>) -> Result<(), StoreError> {
-    let Showing { store, retain, committed, .. } = *showing;
-    let body = Bytes::from(response);
-    let key = |k: u32| format!("{}{name}-{k}.tsr", stamps_prefix(committed.number));
-    for k in 0..MAX_SAME {
-        if store.put_if_absent(&key(k), &body, &sha256(&body), retain)? != Put::Other {
-            return Ok(());
-        }
-    }
-    showing.keep(&key(MAX_SAME - 1), &body)
+    let key = |k: u32| format!("{}{name}-{k}.tsr", stamps_prefix(showing.committed.number));
+    showing.keep_first(&key, MAX_SAME, &Bytes::from(response))
 }
 
 /// Where there are responses to a checkpoint.

@@ -1,6 +1,7 @@
 //! The worker: rounds over one trail, and what is kept between them.
 
 use crate::anchors::{Showing, Shown, Targets};
+use crate::chain::{Chain, ChainFile, Nodes};
 use crate::config::{Config, nodes, read_trust};
 use crate::gate::Gate;
 use crate::known::Expected;
@@ -100,12 +101,22 @@ impl Worker {
         if let Some(log) = config.trust.log.as_ref().filter(|l| **l != key.to_string()) {
             return Err(setup(format!("trust: its log is {log}, and this worker's is {key}")));
         }
+        let mut chains = Vec::new();
+        for (settings, sender) in config.chains {
+            let dir = config.state_dir.as_deref();
+            let dir = dir.ok_or_else(|| setup("ethereum: needs state_dir".to_owned()))?;
+            let place = (settings.chain, settings.contract, sender.address());
+            let file = ChainFile::new(disk.clone(), dir, id, place);
+            let nodes = Nodes::new(config.http.clone(), settings.urls.clone(), settings.chain);
+            chains.push(Chain::open(settings, nodes, sender, file)?);
+        }
         let file = config.state_dir.map(|dir| StateFile::new(disk, &dir, id, key.clone()));
         let state = file.as_ref().map_or(Ok(State::default()), StateFile::load)?;
         let (authorities, wanted) = config.timestamps;
         let roots = config.trust.timestamps.clone();
         let authorities = Authorities::new(authorities, wanted, roots, config.http.clone(), config.interval);
-        let targets = Targets::new(config.trust.policy.as_ref(), authorities, config.http, config.interval);
+        let policy = config.trust.policy.as_ref();
+        let targets = Targets::new(policy, authorities, chains, config.http, config.interval);
         Ok(Worker {
             targets,
             store,
@@ -149,14 +160,14 @@ impl Worker {
         &self.targets
     }
 
-    /// How many witnesses and time-stamps the newest checkpoint lacks.
-    pub fn lacking(&self) -> usize {
-        self.state.seen.as_ref().map_or(0, |s| self.targets.lacking(s.number))
+    /// How many witnesses, time-stamps and anchors the newest checkpoint lacks.
+    pub fn lacking(&self, now: Time) -> usize {
+        self.state.seen.as_ref().map_or(0, |s| self.targets.lacking(s.number, now))
     }
 
     /// When somebody should be shown the newest checkpoint; `None` if all that are asked have signed it.
-    pub fn due(&self) -> Option<Time> {
-        self.targets.due(self.state.seen.as_ref()?.number)
+    pub fn due(&self, now: Time) -> Option<Time> {
+        self.targets.due(self.state.seen.as_ref()?.number, now)
     }
 
     /// Shows the newest checkpoint to whoever has not signed it and is due.

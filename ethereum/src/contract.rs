@@ -72,6 +72,14 @@ impl Anchor {
             metadata_digest: B256::from(second),
         })
     }
+
+    /// Its first slot; `None` for numbers that do not fit.
+    pub fn head(&self) -> Option<U256> {
+        let fits = self.timestamp < 1 << 40 && self.sequence < 1 << 56;
+        let submitter = U256::from_be_slice(self.submitter.as_slice());
+        let head = U256::from(self.sequence) << 200 | submitter << 40 | U256::from(self.timestamp);
+        fits.then_some(head)
+    }
 }
 
 /// How many anchors an account has written, from its slot.

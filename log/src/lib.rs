@@ -103,6 +103,11 @@ pub fn stamps_prefix(number: u64) -> String {
     format!("anchors/{number:012}/rfc3161/")
 }
 
+/// Where the receipts of checkpoint `n` lie: that chains have anchored it.
+pub fn receipts_prefix(number: u64) -> String {
+    format!("anchors/{number:012}/ethereum/")
+}
+
 /// The key of a tile, or of a bundle of entries.
 pub fn tile_key(tile: &Tile) -> String {
     format!("log/{}", tile.path())

@@ -221,6 +221,7 @@ impl Fleet {
             http: waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None)
                 .expect("a client"),
             timestamps: (self.authorities.clone(), self.authorities.len().min(1)),
+            chains: Vec::new(),
             telemetry: None,
         };
         Worker::open(config, store, Arc::new(RealDisk)).expect("a worker")

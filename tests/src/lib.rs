@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: trails made by hand, the real binaries, and what fuzzing asserts.
 
 pub mod certificates;
+pub mod chain;
 pub mod client;
 pub mod example;
 pub mod fleet;

@@ -236,7 +236,7 @@ fn a_slow_witness_holds_nobody_up() {
     assert_eq!(log.anchors.iter().map(|a| (&a.name[..], a.checkpoint)).collect::<Vec<_>>(), [("w1", 0)]);
     assert!(report.freshness.contains("the witnesses of checkpoint 0"), "{}", report.freshness);
     // Only who has not signed is asked again, and not at once.
-    assert!(worker.due().unwrap() > at(now));
+    assert!(worker.due(at(now)).unwrap() > at(now));
     assert!(worker.anchor(at(now + 1)).unwrap().is_empty());
     // Another life of the worker sees who has signed.
     let mut again = fleet.worker(store.clone(), None);
