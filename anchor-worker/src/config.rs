@@ -32,6 +32,9 @@ pub struct Raw {
     pub key: Text,
     /// The trust file: whose statements are logged. It is read again in each round; another log or trail takes a restart.
     pub trust: Text,
+    /// What the worker writes is locked as long as the headers in the log are, but not longer than this, whatever a header says.
+    /// Default: a month more than the trail's retention, as the cap of `waxseal bucket init` has it.
+    pub max_retention: Option<Span>,
     /// A round at least this often. Default 1h.
     #[serde(default = "hour")]
     pub interval: Span,
@@ -123,7 +126,9 @@ impl<'de> Deserialize<'de> for Confirmations {
         match text.parse::<u64>() {
             _ if text == "finalized" => Ok(Confirmations::Finalized),
             Ok(n) if n > 0 => Ok(Confirmations::Blocks(n)),
-            _ => Err(serde::de::Error::custom(format!("{text:?} is neither finalized nor a number of blocks"))),
+            _ => {
+                Err(serde::de::Error::custom(format!("{text:?} is neither finalized nor a number of blocks")))
+            }
         }
     }
 }
@@ -222,6 +227,8 @@ pub struct Config {
     pub trust: Trust,
     /// The file that says so, read again in each round.
     pub trust_file: Option<PathBuf>,
+    /// Nothing is locked for longer; by the trail's retention, if that is not said.
+    pub max_retention: Option<Duration>,
     /// The time between two rounds.
     pub interval: Duration,
     /// Writers that have to be there, without those in the file of nodes.
@@ -317,7 +324,9 @@ impl Config {
         let http =
             Client::new(raw.anchors.timeout.0, ca.as_deref()).map_err(|e| format!("anchors.ca: {e}"))?;
         if !raw.ethereum.is_empty() && raw.state_dir.is_none() {
-            return Err("ethereum: needs state_dir, where transactions are kept before they are sent".to_owned());
+            return Err(
+                "ethereum: needs state_dir, where transactions are kept before they are sent".to_owned()
+            );
         }
         let mut chains: Vec<(Settings, Sender)> = Vec::new();
         for (i, raw) in raw.ethereum.into_iter().enumerate() {
@@ -336,6 +345,7 @@ impl Config {
             key,
             trust,
             trust_file: Some(dir.join(&raw.trust.0)),
+            max_retention: raw.max_retention.map(|s| s.0),
             interval: raw.interval.0,
             expected: Expected { names, ephemeral },
             nodes: raw.expected_writers.nodes.map(|n| dir.join(n.0)),
@@ -349,7 +359,9 @@ impl Config {
 
 fn chain(raw: &RawChain) -> Result<Settings, String> {
     let contract = &raw.contract.0;
-    let contract = contract.parse().map_err(|_| format!("contract: {contract:?} is no address (0x and 40 hex digits)"))?;
+    let contract = contract
+        .parse()
+        .map_err(|_| format!("contract: {contract:?} is no address (0x and 40 hex digits)"))?;
     let urls: Vec<String> = raw.rpcs.iter().map(|t| t.0.clone()).collect();
     if urls.is_empty() {
         return Err("rpcs: none".to_owned());

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::anyhow;
 use alloy_primitives::Address;
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,7 +32,12 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Puts every statement of a trail into its transparency log, and anchors the log.
 #[derive(Parser)]
-#[command(name = "waxseal-anchor", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "waxseal-anchor",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -95,12 +100,16 @@ impl DeployContract {
     fn run(self) -> anyhow::Result<()> {
         use std::io::Write as _;
         let ca = self.ca.map(|f| std::fs::read(&f).map_err(|e| anyhow!("--ca {}: {e}", f.display())));
-        let http = Client::new(self.timeout.0, ca.transpose()?.as_deref()).map_err(|e| anyhow!("--ca: {e}"))?;
+        let http =
+            Client::new(self.timeout.0, ca.transpose()?.as_deref()).map_err(|e| anyhow!("--ca: {e}"))?;
         let here = std::path::Path::new("");
-        let sender = Sender::open(&self.key, self.password.as_deref(), here).map_err(|e| anyhow!("--key: {e}"))?;
+        let sender =
+            Sender::open(&self.key, self.password.as_deref(), here).map_err(|e| anyhow!("--key: {e}"))?;
         let writer = self.sender.unwrap_or_else(|| sender.address());
         if self.owner == writer {
-            tracing::warn!("--owner is the account that anchors: who steals the worker's key can lock everybody else out");
+            tracing::warn!(
+                "--owner is the account that anchors: who steals the worker's key can lock everybody else out"
+            );
         }
         let nodes = Nodes::new(http, self.rpc.clone(), self.chain);
         let what = Deployment {
@@ -113,7 +122,11 @@ impl DeployContract {
         };
         let made = deploy(&nodes, &sender, &what, &mut |line| tracing::info!("{line}"))?;
         let mut out = std::io::stdout().lock();
-        writeln!(out, "# AuditTrail on chain {}, block {}, {} gas; its owner is {}", self.chain, made.block, made.gas, self.owner)?;
+        writeln!(
+            out,
+            "# AuditTrail on chain {}, block {}, {} gas; its owner is {}",
+            self.chain, made.block, made.gas, self.owner
+        )?;
         writeln!(out, "# The worker's configuration:")?;
         writeln!(out, "ethereum:\n  - chain: {}\n    contract: \"{}\"", self.chain, made.contract)?;
         writeln!(out, "    rpcs: [{}]", self.rpc.join(", "))?;
@@ -128,7 +141,10 @@ impl DeployContract {
         writeln!(out, "    max_fee_gwei: {gwei}\n# Trust files:\nethereum:")?;
         let (contract, block) = (made.contract, made.block);
         let chain = self.chain;
-        writeln!(out, "  - {{chain: {chain}, contract: \"{contract}\", sender: \"{writer}\", from: {block}}}")?;
+        writeln!(
+            out,
+            "  - {{chain: {chain}, contract: \"{contract}\", sender: \"{writer}\", from: {block}}}"
+        )?;
         Ok(())
     }
 }
@@ -204,7 +220,9 @@ fn run(config: &std::path::Path, once: bool, check_config: bool) -> anyhow::Resu
         }
         let lacking = worker.lacking(now());
         if lacking > 0 {
-            wrong.push(format!("it lacks {lacking} of the signatures, time-stamps and anchors that it should have"));
+            wrong.push(format!(
+                "it lacks {lacking} of the signatures, time-stamps and anchors that it should have"
+            ));
         }
         return if wrong.is_empty() {
             Ok(())

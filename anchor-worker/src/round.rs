@@ -12,6 +12,7 @@ use crate::log::{Log, LogError};
 use crate::scan::{AHEAD, Judged, Listed, Slot, each_piece};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use waxseal_log::Committed;
 use waxseal_signing::{Signer, SignerError};
 use waxseal_store::{At, Kind, Put, Retain, Store, StoreError};
@@ -24,6 +25,8 @@ use waxseal_trail::time::Time;
 use waxseal_trail::valid::{self, STATEMENTS};
 use waxseal_trail::verdict::Verdict;
 
+/// How far a writer's clock may be behind the worker's, in seconds, before it is silent.
+const SKEW: i64 = 60;
 /// So many pages of listings a round looks for headers that were missing.
 const SEARCHED: usize = 256;
 /// So many pages a round looks again at what is logged already.
@@ -52,6 +55,9 @@ pub enum RoundError {
     /// Something else lies under the name of a statement of ours.
     #[error("{0} is there with other bytes, and nothing can be put beside it: move it away")]
     Occupied(String),
+    /// A statement of ours that is none.
+    #[error("a {0} cannot be written: {1}")]
+    Statement(&'static str, String),
     /// The worker ends; what there is by now is committed.
     #[error("stopped")]
     Stopped,
@@ -83,6 +89,8 @@ pub struct Round<'a> {
     pub expected: &'a Expected,
     /// Now.
     pub now: Time,
+    /// Nothing is locked for longer.
+    pub longest: Longest,
     /// Whether to come to an end: what there is by then is committed.
     pub stop: &'a dyn Fn() -> bool,
     /// Time-stamps that are carried on in this round.
@@ -220,17 +228,39 @@ struct Running<'r, 'a, 's> {
     refreshed: BTreeSet<String>,
 }
 
-/// How long what a worker writes now is kept: as long as the headers in the log, and no less than the trail promises.
-pub fn retain(trail: &Trail, known: &Known, now: Time) -> Retain {
-    let days = i64::try_from(trail.min_retention).unwrap_or(i64::MAX / 86_400);
-    let least = now.saturating_add_seconds(days.saturating_mul(86_400));
-    let until = known.retain_until.map_or(least, |t| t.max(least));
+/// How long what a worker writes now is kept: as long as the headers in the log, and no less than the trail promises; but whatever
+/// a header says, not longer than `longest`.
+pub fn retain(trail: &Trail, known: &Known, now: Time, longest: Longest) -> Retain {
+    let least = now.saturating_add_seconds(days(trail.min_retention));
+    let until = known.retain_until.map_or(least, |t| t.clamp(least, longest.from(now).max(least)));
     Retain { lock: trail.lock, until: until.ceil_second() }
+}
+
+fn days(days: u64) -> i64 {
+    i64::try_from(days).unwrap_or(i64::MAX / 86_400).saturating_mul(86_400)
+}
+
+/// The longest that a worker locks anything for, in seconds from now. One header, signed with one node's key, can ask for a
+/// thousand years: the bucket's cap on retention would refuse everything that is locked like it, and where there is none, nobody
+/// could ever take it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Longest(i64);
+
+impl Longest {
+    /// What is configured, or a month more than the trail promises, as the bucket's own cap has it.
+    pub fn of(trail: &Trail, configured: Option<Duration>) -> Longest {
+        let month = days(trail.min_retention.saturating_add(30));
+        Longest(configured.map_or(month, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)))
+    }
+
+    pub(crate) fn from(self, now: Time) -> Time {
+        now.saturating_add_seconds(self.0)
+    }
 }
 
 impl Round<'_> {
     fn retain(&self, known: &Known) -> Retain {
-        retain(&self.gate.trail, known, self.now)
+        retain(&self.gate.trail, known, self.now, self.longest)
     }
 
     /// Runs it. `known` is what the log held at `seen`; after an error both are as good as lost, and the round begins again from
@@ -665,6 +695,7 @@ impl Running<'_, '_, '_> {
             each_piece(store, &prefix, after, usize::MAX, &mut wanted, &mut |p| {
                 // Behind what waits, everything would look like a gap.
                 if self.is_put_off(Named::Header(&writer, next)) {
+                    self.unsure.insert(writer.clone());
                     return Ok(());
                 }
                 self.objects(&p)
@@ -779,13 +810,22 @@ impl Running<'_, '_, '_> {
         for (writer, range) in all {
             let detail = format!("headers {} to {} are missing below one that is there", range[0], range[1]);
             let object = name::batch_key(&writer, range[0]);
+            if self.is_there(&object) || self.is_there(&name::batch_key(&writer, range[1])) {
+                continue;
+            }
             self.find(Verdict::Gap, &object, Some(&writer), Some(range), detail);
         }
     }
 
+    /// Whether something is under a key, or nobody can say: listings of some servers are behind, and what is signed stays.
+    fn is_there(&self, key: &str) -> bool {
+        !matches!(self.round.store.head(&At::key(key)), Ok(None))
+    }
+
     /// Who should have been heard of.
     fn silence(&mut self) {
-        let now = self.round.now;
+        // Two clocks are compared.
+        let now = self.round.now.saturating_add_seconds(-SKEW);
         let silent: Vec<(String, u64, Time)> = self
             .known
             .writers
@@ -798,6 +838,10 @@ impl Running<'_, '_, '_> {
                 Some(last) => (name::batch_key(&writer, last), Some([last, last])),
                 None => (name::genesis_key(&writer), None),
             };
+            let is_new = !self.known.found.contains(&subject(Verdict::Silent.name(), &object, range));
+            if is_new && self.is_there(&name::batch_key(&writer, next)) {
+                continue;
+            }
             let detail = format!("the next header was promised by {next_by}; there is none");
             self.find(Verdict::Silent, &object, Some(&writer), range, detail);
             self.outcome.silent.insert(writer);
@@ -829,8 +873,7 @@ impl Running<'_, '_, '_> {
         let signer = self.round.signer;
         let bytes = signer.sign(&envelope.signed_bytes())?;
         envelope.signatures = vec![Signature { key: signer.public().id(), bytes }];
-        // What is too large for an envelope was not made here.
-        let Ok(bytes) = envelope.to_bytes() else { return Ok(()) };
+        let bytes = envelope.to_bytes().map_err(|e| RoundError::Statement(P::KIND, e.to_string()))?;
         let key = name::statement_key(P::KIND, &envelope.statement_hash());
         let body = Bytes::from(bytes);
         let retain = self.round.retain(self.known);

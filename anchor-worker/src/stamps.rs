@@ -27,8 +27,8 @@ const KIND: &str = "time-stamping authority";
 pub const BEFORE_END: i64 = 60 * 86_400;
 /// So many checkpoints are looked at in a round.
 const BUDGET: u64 = 200;
-/// So many time-stamps are in one statement.
-const MAX_TOKENS: usize = 200;
+/// So many time-stamps are in one statement: with the longest names they still fit into an envelope.
+const MAX_TOKENS: usize = 100;
 /// So many responses to a checkpoint are looked at.
 const MAX_LOOKED: usize = 64;
 /// So many responses of one authority are kept of a checkpoint.
@@ -235,8 +235,17 @@ fn kept(
 pub struct Ends {
     /// The first checkpoint that was not looked at.
     scanned: u64,
-    /// By the end: the first and the last checkpoint with such a time-stamp.
-    ends: BTreeMap<Time, [u64; 2]>,
+    /// By the end: the checkpoints with such a time-stamp, in runs from the first to the last.
+    ends: BTreeMap<Time, Vec<[u64; 2]>>,
+}
+
+/// Adds a number to runs of numbers that come in their order.
+fn add(runs: &mut Vec<[u64; 2]>, number: u64) {
+    match runs.last_mut() {
+        Some(run) if number <= run[1] => {}
+        Some(run) if number == run[1] + 1 => run[1] = number,
+        _ => runs.push([number; 2]),
+    }
 }
 
 /// What is needed to carry time-stamps on.
@@ -279,24 +288,24 @@ impl Carry<'_> {
         let mut left = BUDGET;
         while ends.scanned < newest && left > 0 {
             for (_, _, stamp) in of(ends.scanned)? {
-                let range = ends.ends.entry(stamp.not_after).or_insert([ends.scanned; 2]);
-                range[1] = range[1].max(ends.scanned);
+                add(ends.ends.entry(stamp.not_after).or_default(), ends.scanned);
             }
             ends.scanned += 1;
             left -= 1;
         }
-        for (end, [first, last]) in &ends.ends {
+        for (end, runs) in &ends.ends {
             // After its end a time-stamp can no longer be vouched for.
             if now < end.saturating_add_seconds(-BEFORE_END) || now > *end {
                 continue;
             }
-            let from = known.renewed.get(end).map_or(*first, |through| (through + 1).max(*first));
+            let from = known.renewed.get(end).map_or(0, |through| through.saturating_add(1));
             let (mut tokens, mut through) = (Vec::new(), None);
-            for number in from..=*last {
-                if left == 0 || tokens.len() >= MAX_TOKENS {
+            let open = runs.iter().flat_map(|[a, b]| (*a).max(from)..=*b);
+            // Each end has its own budget: one with many does not keep the others from theirs.
+            for (number, _) in open.zip(0..BUDGET) {
+                if tokens.len() >= MAX_TOKENS {
                     break;
                 }
-                left -= 1;
                 let all = of(number)?.into_iter().filter(|(.., s)| s.not_after == *end);
                 tokens.extend(all.map(|(object, sha256, _)| RenewedToken {
                     checkpoint: number,

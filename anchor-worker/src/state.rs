@@ -15,8 +15,9 @@ use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::log::note::VerifierKey;
 use waxseal_trail::time::Time;
 
-/// Version 1 knew less of the writers: of it the checkpoint is kept, and what the log holds is read again.
-const VERSION: u64 = 2;
+/// Version 1 knew less of the writers: of it the checkpoint is kept, and what the log holds is read again. Version 2 knew less of when
+/// time-stamps end: they are looked at again.
+const VERSION: u64 = 3;
 
 /// Makes a directory if it is not there, and keeps other processes out of it that ask in the same way, until what comes back is
 /// dropped.
@@ -50,7 +51,7 @@ struct File {
     #[serde(default)]
     locks: Locks,
     #[serde(default)]
-    ends: Ends,
+    ends: serde_json::Value,
 }
 
 /// Why the state cannot be used.
@@ -123,8 +124,12 @@ impl StateFile {
             return Err(unusable(format!("version {}; this worker knows {VERSION}", file.version)));
         }
         let known = match file.version {
-            VERSION => serde_json::from_value(file.known).map_err(|e| unusable(e.to_string()))?,
-            _ => Known::default(),
+            1 => Known::default(),
+            _ => serde_json::from_value(file.known).map_err(|e| unusable(e.to_string()))?,
+        };
+        let ends = match file.version {
+            VERSION => serde_json::from_value(file.ends).map_err(|e| unusable(e.to_string()))?,
+            _ => Ends::default(),
         };
         if file.trail != self.trail {
             return Err(unusable(format!("it is of trail {}", file.trail)));
@@ -134,13 +139,7 @@ impl StateFile {
             let (checkpoint, _) = Checkpoint::open(&bytes, &self.key).map_err(|e| unusable(e.to_string()))?;
             Ok(Committed { number, checkpoint, bytes })
         });
-        Ok(State {
-            seen: seen.transpose()?,
-            seen_at: file.seen_at,
-            known,
-            locks: file.locks,
-            ends: file.ends,
-        })
+        Ok(State { seen: seen.transpose()?, seen_at: file.seen_at, known, locks: file.locks, ends })
     }
 
     /// Writes it, durably, in the place of the one before.
@@ -157,7 +156,7 @@ impl StateFile {
             seen_at: state.seen_at,
             known: serde_json::to_value(&state.known).map_err(|e| io(e.into()))?,
             locks: state.locks.clone(),
-            ends: state.ends.clone(),
+            ends: serde_json::to_value(&state.ends).map_err(|e| io(e.into()))?,
         };
         let bytes = serde_json::to_vec(&file).map_err(|e| io(e.into()))?;
         disk::replace(&*self.disk, &self.path, &bytes).map_err(io)

@@ -5,8 +5,8 @@ use crate::chain::{Chain, ChainFile, Nodes};
 use crate::config::{Config, nodes, read_trust};
 use crate::gate::Gate;
 use crate::known::Expected;
-use crate::locks::{self, MAX_CERTIFICATE};
-use crate::round::{Memory, Outcome, Round, RoundError, retain};
+use crate::locks::{self, MAX_CERTIFICATE, Needs};
+use crate::round::{Longest, Memory, Outcome, Round, RoundError, retain};
 use crate::stamps::{Authorities, Carry};
 use crate::state::{State, StateError, StateFile};
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub struct Worker {
     key: VerifierKey,
     envelope: Vec<u8>,
     trail: Trail,
+    longest: Longest,
     id: Hash,
     expected: Expected,
     nodes: Option<std::path::PathBuf>,
@@ -125,6 +126,7 @@ impl Worker {
             signer,
             key,
             envelope,
+            longest: Longest::of(&trail, config.max_retention),
             trail,
             id,
             expected: config.expected,
@@ -176,7 +178,7 @@ impl Worker {
     /// [`WorkerError`].
     pub fn anchor(&mut self, now: Time) -> Result<Vec<Shown>, WorkerError> {
         let Some(seen) = &self.state.seen else { return Ok(Vec::new()) };
-        let retain = retain(&self.trail, &self.state.known, now);
+        let retain = retain(&self.trail, &self.state.known, now, self.longest);
         let (store, key) = (&*self.store, &self.key);
         let showing = Showing { store, key, committed: seen, retain: &retain, now };
         Ok(self.targets.show(&showing).map_err(RoundError::from)?)
@@ -258,6 +260,7 @@ impl Worker {
             key: self.key.clone(),
             expected: &expected,
             now,
+            longest: self.longest,
             stop,
             renewals,
         };
@@ -266,9 +269,11 @@ impl Worker {
         let mut locks = self.state.locks.clone();
         if !outcome.stopped {
             let newest = outcome.newest.as_ref();
-            match locks::lengthen(&*self.store, self.trail.lock, &known, newest, &mut locks, now) {
-                Ok(count) => outcome.lengthened = count,
-                Err(e) => complaints.push(format!("locks are not lengthened: {e}")),
+            let needs = Needs { trail: self.id, lock: self.trail.lock, longest: self.longest, now };
+            let done = locks::lengthen(&*self.store, &needs, &known, newest, &mut locks);
+            outcome.lengthened = done.count;
+            if let Some(e) = done.first {
+                complaints.push(format!("{} lock(s) are not lengthened, the first: {e}", done.failed));
             }
         }
         outcome.complaints = complaints;

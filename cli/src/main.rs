@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod anchor;
 mod bucket;
 mod canonicalize;
 mod cost;
@@ -37,6 +38,7 @@ enum Command {
     Keys(keys::Keys),
     Verify(verify::Verify),
     Show(show::Show),
+    Anchor(anchor::Anchors),
     Prove(prove::Prove),
     VerifyProof(prove::VerifyProof),
     Hold(hold::Hold),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Keys(c) => c.run(),
         Command::Verify(c) => c.run(),
         Command::Show(c) => c.run(),
+        Command::Anchor(c) => c.run(),
         Command::Prove(c) => c.run(),
         Command::VerifyProof(c) => c.run(),
         Command::Hold(c) => c.run(),

@@ -1,8 +1,10 @@
 //! `waxseal prove` and `waxseal verify-proof`
 
 use crate::open;
+use crate::verify::ChainArgs;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +18,8 @@ use waxseal_trail::proof::{EventProofFault, MAX_PROOF, Proof};
 use waxseal_trail::statement::Trail;
 use waxseal_trail::time::Time;
 use waxseal_trail::valid;
+use waxseal_trail::verdict::Verdict;
+use waxseal_verify::event::check_proof;
 use waxseal_verify::prove::{ProveError, Prover, Wanted};
 
 /// Make a proof of one event, that anybody with a trust file can check without the trail
@@ -42,6 +46,8 @@ pub(crate) struct VerifyProof {
     /// Whose word counts
     #[arg(long, value_name = "FILE")]
     trust: PathBuf,
+    #[command(flatten)]
+    chains: ChainArgs,
 }
 
 impl Prove {
@@ -117,9 +123,9 @@ impl VerifyProof {
             let file = std::fs::File::open(&self.proof).with_context(|| self.proof.display().to_string())?;
             file.take(limit).read_to_end(&mut bytes)?;
         }
-        let stamp = waxseal_timestamp::checker(&trust.timestamps);
-        let proven = match Proof::parse(&bytes).and_then(|p| p.verify(&trust, &stamp)) {
-            Ok(proven) => proven,
+        let chains = self.chains.open()?;
+        let checked = match Proof::parse(&bytes).and_then(|p| check_proof(&p, &trust, &chains)) {
+            Ok(checked) => checked,
             Err(e) => {
                 eprintln!("waxseal: {}: {e}", self.proof.display());
                 let unreadable = matches!(&e, e if EventProofFault::is_unreadable(e));
@@ -127,6 +133,7 @@ impl VerifyProof {
             }
         };
         let mut out = std::io::stdout().lock();
+        let proven = &checked.proven;
         let h = &proven.header;
         writeln!(out, "{}", serde_json::to_string_pretty(&proven.record)?)?;
         writeln!(out, "record     {}", proven.hash)?;
@@ -161,6 +168,41 @@ impl VerifyProof {
             let who = "whoever has the log's key and the writer's";
             let what = if stamped { "may show others another log" } else { "could have made this later" };
             writeln!(out, "witness    none: {who} {what}")?;
+        }
+        let mut open: BTreeSet<u64> = trust.ethereum.iter().map(|c| c.chain).collect();
+        for a in &checked.anchors {
+            let (chain, number, hash) = (a.chain, a.block_number, a.block_hash);
+            match &a.unchecked {
+                None => {
+                    open.remove(&chain);
+                    writeln!(
+                        out,
+                        "chain      {chain} has anchored it by {}, in block {number}, {hash}",
+                        a.at
+                    )?;
+                }
+                Some(why) => {
+                    writeln!(
+                        out,
+                        "chain      CHAIN NOT CHECKED: block {number} of chain {chain}, {hash}: {why}"
+                    )?;
+                }
+            }
+        }
+        for chain in open.iter().filter(|c| checked.anchors.iter().all(|a| a.chain != **c)) {
+            let why = "its checkpoint is not anchored there yet: make a new proof later, with --trust";
+            writeln!(out, "chain      CHAIN NOT CHECKED: chain {chain}: {why}")?;
+        }
+        if checked.unknown > 0 {
+            let unknown = checked.unknown;
+            writeln!(
+                out,
+                "chain      {unknown} anchor(s) of contracts or accounts that the trust file does not name"
+            )?;
+        }
+        if !open.is_empty() {
+            writeln!(out, "verdict    {}", Verdict::ChainNotChecked)?;
+            return Ok(ExitCode::from(2));
         }
         writeln!(out, "verdict    OK")?;
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! `waxseal verify`
 
 use crate::{Paint, open};
+use alloy_primitives::B256;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
+use waxseal_anchor::chain::Poster;
 use waxseal_anchor::config::read_trust;
 use waxseal_anchor::http::Client;
 use waxseal_sink::clock::{Clock as _, SystemClock};
@@ -18,7 +21,7 @@ use waxseal_trail::log::note::{MAX_NOTE, Note, VerifierKey};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
 use waxseal_trail::verdict::{Finding, Verdict};
-use waxseal_verify::{Anchor, Memory, Options, Progress, Report, verify};
+use waxseal_verify::{Anchor, Chains, Memory, Options, Progress, Report, verify};
 
 /// Check a trail; exit 0 if it holds, 1 if it does not, 2 if the check could not be made
 #[derive(Args)]
@@ -55,7 +58,8 @@ pub(crate) struct Verify {
     /// Take this time for now (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
     as_of: Option<Time>,
-    /// A checkpoint of the log that somebody kept, or a time-stamp over one (RFC 3161): the log has to extend it (may be given again)
+    /// A checkpoint of the log that somebody kept, a time-stamp over one (RFC 3161), or a chain's receipt: the log has to extend it
+    /// (may be given again)
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Where the newest checkpoint that was seen is kept, and looked for the next time, if the trust file names a log
@@ -65,6 +69,8 @@ pub(crate) struct Verify {
     /// Ask the witnesses of the trust file's policy, too: they remember what no store can take away
     #[arg(long)]
     ask_witnesses: bool,
+    #[command(flatten)]
+    chains: ChainArgs,
     /// Keep nothing, and remember nothing
     #[arg(long)]
     no_state: bool,
@@ -74,6 +80,33 @@ pub(crate) struct Verify {
     /// Threads [default: the machine's cores]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
+}
+
+/// How chains are asked, or not
+#[derive(Args)]
+pub(crate) struct ChainArgs {
+    /// A node of a chain that the trust file names (JSON-RPC), to be asked what it has anchored (may be given again)
+    #[arg(long, value_name = "URL")]
+    rpc: Vec<String>,
+    /// The hash of a block that is known to be its chain's: receipts of it are checked without any node (may be given again)
+    #[arg(long, value_name = "HASH")]
+    block_hash: Vec<B256>,
+    /// A file of certificates in PEM that nodes are believed by, beside the machine's
+    #[arg(long, value_name = "FILE", requires = "rpc")]
+    rpc_ca: Option<PathBuf>,
+}
+
+impl ChainArgs {
+    #[allow(clippy::disallowed_methods)] // a certificate of one's own, not evidence
+    pub(crate) fn open(&self) -> anyhow::Result<Chains> {
+        let mut chains = Chains { post: None, nodes: self.rpc.clone(), blocks: self.block_hash.clone() };
+        if !self.rpc.is_empty() {
+            let ca = self.rpc_ca.as_ref().map(|f| std::fs::read(f).with_context(|| f.display().to_string()));
+            let http = Client::new(Duration::from_secs(30), ca.transpose()?.as_deref());
+            chains.post = Some(Arc::new(Poster(http.map_err(|e| anyhow!("--rpc-ca: {e}"))?)));
+        }
+        Ok(chains)
+    }
 }
 
 pub(crate) fn time(text: &str) -> Result<Time, String> {
@@ -231,6 +264,7 @@ impl Verify {
             restore: self.restore,
             threads: self.threads,
             memories: Vec::new(),
+            chains: self.chains.open()?,
         };
         let state = match &options.anchor {
             Anchor::File(trust) if trust.log.is_some() && !self.no_state => self
@@ -326,7 +360,11 @@ fn print(r: &Report, stats: bool) -> std::io::Result<()> {
         }
     }
     for a in r.log.iter().flat_map(|l| &l.anchors) {
-        writeln!(out, "{:<10} {} has signed checkpoint {} at {}", a.kind, a.name, a.checkpoint, a.at)?;
+        let (what, did) = match a.kind {
+            "ethereum" => ("chain", "anchored"),
+            kind => (kind, "signed"),
+        };
+        writeln!(out, "{what:<10} {} has {did} checkpoint {} at {}", a.name, a.checkpoint, a.at)?;
     }
     writeln!(out, "freshness  {}", r.freshness)?;
     let verdict = if r.verdict == Verdict::Ok { paint.good("OK") } else { paint.bad(r.verdict.name()) };

@@ -60,7 +60,11 @@ pub struct Wanted<'a> {
 ///
 /// # Errors
 /// [`EvidenceError`].
-pub fn collect(rpc: &Rpc<'_>, wanted: &Wanted<'_>, transaction: B256) -> Result<Option<Receipt>, EvidenceError> {
+pub fn collect(
+    rpc: &Rpc<'_>,
+    wanted: &Wanted<'_>,
+    transaction: B256,
+) -> Result<Option<Receipt>, EvidenceError> {
     let Some(own) = rpc.receipt(transaction)? else { return Ok(None) };
     let hash: B256 = field(&own, "blockHash").unwrap_or_default();
     let contradiction =
@@ -72,7 +76,8 @@ pub fn collect(rpc: &Rpc<'_>, wanted: &Wanted<'_>, transaction: B256) -> Result<
     let hashed = B256::from(wanted.about.hash.0);
     let logs: Vec<alloy_rpc_types_eth::Log> = field(&own, "logs").unwrap_or_default();
     let events = (0..).zip(&logs).filter(|(_, l)| l.inner.address == wanted.contract);
-    let mut events = events.filter_map(|(i, l)| Some((i, HashAnchored::decode_log_validate(&l.inner).ok()?.data)));
+    let mut events =
+        events.filter_map(|(i, l)| Some((i, HashAnchored::decode_log_validate(&l.inner).ok()?.data)));
     let event = events.find(|(_, e)| e.hash == hashed && e.submitter == wanted.sender);
     let (log_index, event) = event.ok_or(EvidenceError::OtherTransaction(transaction))?;
 
@@ -97,6 +102,9 @@ pub fn collect(rpc: &Rpc<'_>, wanted: &Wanted<'_>, transaction: B256) -> Result<
         proof: None,
     };
     if let Some(rebuilt) = Rebuilt::new(rpc, &block, hash)? {
+        if !rebuilt.holds {
+            return Err(contradiction("its transactions or receipts are not those that its header is over"));
+        }
         receipt.proof = rebuilt.prove(index);
         if receipt.proof.is_none() {
             return Err(contradiction("it has no such transaction"));
@@ -106,7 +114,8 @@ pub fn collect(rpc: &Rpc<'_>, wanted: &Wanted<'_>, transaction: B256) -> Result<
             proof.state = state;
         }
         // What the node says of its state may be behind: without it the receipt is still one.
-        if let Err(ReceiptFault::Part { what: "account" | "anchor" | "digest" | "sender" | "state", .. }) = receipt.check()
+        if let Err(ReceiptFault::Part { what: "account" | "anchor" | "digest" | "sender" | "state", .. }) =
+            receipt.check()
             && let Some(proof) = &mut receipt.proof
         {
             proof.state = None;
@@ -126,6 +135,8 @@ struct Rebuilt {
     header: Vec<u8>,
     transactions: Vec<Vec<u8>>,
     receipts: Vec<Vec<u8>>,
+    /// Whether they have the roots that the header names.
+    holds: bool,
 }
 
 impl Rebuilt {
@@ -148,12 +159,15 @@ impl Rebuilt {
             }
             Err(e) => return Err(e.into()),
         };
+        let own = transactions.iter().any(is_deposit);
         let transactions: Option<Vec<_>> = transactions.iter().map(transaction_bytes).collect();
         let receipts: Option<Vec<_>> = receipts.iter().map(receipt_bytes).collect();
         let (Some(transactions), Some(receipts)) = (transactions, receipts) else { return Ok(None) };
-        let same = trie(&transactions, &[]).0 == header.transactions_root
+        let holds = trie(&transactions, &[]).0 == header.transactions_root
             && trie(&receipts, &[]).0 == header.receipts_root;
-        Ok(same.then(|| Rebuilt { header: alloy_rlp::encode(&header), transactions, receipts }))
+        // A chain that has transactions of its own may have more of its own; Ethereum's are known.
+        let known = holds || !own;
+        Ok(known.then(|| Rebuilt { header: alloy_rlp::encode(&header), transactions, receipts, holds }))
     }
 
     fn prove(&self, index: u64) -> Option<Proof> {

@@ -382,7 +382,8 @@ impl Receipt {
 
     fn check_state(&self, state: &State, header: &Header) -> Result<(), ReceiptFault> {
         let what = "state";
-        let account = value("account", header.state_root, keccak256(self.contract).as_slice(), &state.account)?;
+        let account =
+            value("account", header.state_root, keccak256(self.contract).as_slice(), &state.account)?;
         let account: TrieAccount = alloy_rlp::decode_exact(account).map_err(|e| part("account", e))?;
         if account.code_hash != CODE_HASH {
             return Err(part(what, "the contract has another code than AuditTrail"));

@@ -358,7 +358,8 @@ mod tests {
     fn what_nodes_answer() {
         let ok = Says(200, r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#);
         assert_eq!(Rpc::new(&ok, "http://a/").chain_id(), Ok(1));
-        let refused = Says(400, r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no\nsuch method"}}"#);
+        let refused =
+            Says(400, r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no\nsuch method"}}"#);
         let error = Rpc::new(&refused, "http://a/").chain_id().expect_err("refused");
         assert!(error.is_unknown_method());
         assert_eq!(error.to_string(), "http://a: eth_chainId: no such method (-32601)");

@@ -9,9 +9,9 @@ use revm::context::result::{ExecutionResult, Output};
 use revm::context::{BlockEnv, Context, TxEnv};
 use revm::database::CacheDB;
 use revm::database::EmptyDB;
+use revm::interpreter::Interpreter;
 use revm::interpreter::interpreter::EthInterpreter;
 use revm::interpreter::interpreter_types::Jumps as _;
-use revm::interpreter::Interpreter;
 use revm::primitives::TxKind;
 use revm::state::AccountInfo;
 use revm::{DatabaseRef as _, InspectCommitEvm as _, Inspector, MainBuilder as _, MainContext as _};
@@ -93,13 +93,7 @@ impl Chain {
         Ok(chain)
     }
 
-    fn transact(
-        &mut self,
-        from: Address,
-        kind: TxKind,
-        data: Bytes,
-        value: U256,
-    ) -> (Done, Option<Address>) {
+    fn transact(&mut self, from: Address, kind: TxKind, data: Bytes, value: U256) -> (Done, Option<Address>) {
         let nonce = *self.nonces.entry(from).and_modify(|n| *n += 1).or_insert(0);
         let block = BlockEnv { timestamp: U256::from(self.time), ..BlockEnv::default() };
         let tx = TxEnv {
@@ -531,7 +525,8 @@ fn every_branch_is_taken_both_ways() {
             c.raw(SENDER, call[..length].to_vec().into());
         }
         for at in (4..call.len()).step_by(32) {
-            for word in [[0xff; 32], U256::from(u64::MAX).to_be_bytes(), U256::from(call.len()).to_be_bytes()] {
+            for word in [[0xff; 32], U256::from(u64::MAX).to_be_bytes(), U256::from(call.len()).to_be_bytes()]
+            {
                 let mut bad = call.clone();
                 bad.iter_mut().skip(at).zip(word).for_each(|(b, w)| *b = w);
                 c.raw(SENDER, bad.into());

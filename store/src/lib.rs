@@ -492,14 +492,22 @@ pub fn oldest_version(
     } else {
         vec![At::key(key)]
     };
+    // Who may put can put what nobody may read: that keeps nobody from what is beside it.
+    let mut unread = None;
     for at in all {
-        if let Some(body) = store.read(&at, limit)?.and_then(|o| o.body)
-            && accept(&body)
-        {
-            return Ok(Some((at, body)));
+        match store.read(&at, limit) {
+            Ok(object) => {
+                if let Some(body) = object.and_then(|o| o.body).filter(|b| accept(b)) {
+                    return Ok(Some((at, body)));
+                }
+            }
+            Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission | Kind::Unreadable) => {
+                unread.get_or_insert(e);
+            }
+            Err(e) => return Err(e),
         }
     }
-    Ok(None)
+    unread.map_or(Ok(None), Err)
 }
 
 /// Where a store is: the `store:` of the configuration, or a TRAIL on the command line.

@@ -170,3 +170,90 @@ impl Drop for Anvil {
         let _ = self.child.wait();
     }
 }
+
+/// What a [`Liar`] lies about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lies {
+    /// Blocks by their number have another hash.
+    BlockHash,
+    /// Accounts have sent more.
+    Nonce,
+    /// Everything is anchored, by somebody else.
+    Anchored,
+    /// Receipts have used more gas.
+    Receipt,
+    /// Blocks lack a transaction.
+    Transactions,
+    /// There are no events.
+    Withhold,
+    /// It is another chain.
+    Chain,
+}
+
+/// A node that passes on what another says, but for one lie.
+pub struct Liar {
+    /// Where it answers.
+    pub url: String,
+    _stop: tokio::sync::watch::Sender<bool>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Liar {
+    /// In front of a chain.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub fn start(anvil: &Anvil, lie: Lies) -> Liar {
+        use waxseal_anchor::serve::{Answer, Asked, bind, run};
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (target, posts) = (anvil.url.clone(), Posts::default());
+        let answer = move |asked: Asked| -> Answer {
+            let question: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+            let (status, body) = posts.post(&target, &asked.body, 64 << 20).unwrap_or((502, Vec::new()));
+            let mut said: Value = serde_json::from_slice(&body).unwrap_or_default();
+            twist(lie, question["method"].as_str().unwrap_or_default(), &mut said["result"]);
+            let mut answer = Answer::text(status, said.to_string());
+            answer.kind = "application/json";
+            answer
+        };
+        let listener = runtime.block_on(bind("liar", ([127, 0, 0, 1], 0).into())).expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        runtime.spawn(run(listener, std::sync::Arc::new(answer), 1 << 20, Duration::from_secs(10), stopped));
+        Liar { url, _stop: stop, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn twist(lie: Lies, method: &str, result: &mut Value) {
+    let other = json!(B256::repeat_byte(0x11));
+    match (lie, method) {
+        (Lies::BlockHash, "eth_getBlockByNumber") if result.is_object() => result["hash"] = other,
+        (Lies::Nonce, "eth_getTransactionCount") => *result = json!("0x77"),
+        (Lies::Anchored, "eth_call") => {
+            // Time, submitter, sequence and digest, each not zero.
+            *result = json!(format!(
+                "0x{}",
+                "0000000000000000000000000000000000000000000000000000000000000001".repeat(4)
+            ));
+        }
+        (Lies::Receipt, "eth_getTransactionReceipt") if result.is_object() => {
+            result["gasUsed"] = json!("0x99999");
+        }
+        (Lies::Transactions, "eth_getBlockByHash") if result.is_object() => {
+            // The header is as it should be; what is said to be in it is not.
+            result["transactions"][0]["input"] = json!("0x00");
+        }
+        (Lies::Withhold, "eth_getLogs") => *result = json!([]),
+        (Lies::Chain, "eth_chainId") => *result = json!("0x1"),
+        _ => {}
+    }
+}

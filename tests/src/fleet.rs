@@ -5,6 +5,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use waxseal_anchor::chain::{Sender, Settings};
 use waxseal_anchor::config::Config;
 use waxseal_anchor::known::Expected;
 use waxseal_anchor::stamps::Authority;
@@ -19,7 +20,7 @@ use waxseal_trail::name;
 use waxseal_trail::statement::{Lock, Payload, Trail};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Trust;
-use waxseal_verify::{Anchor, Memory, Options, Report, Silent, verify};
+use waxseal_verify::{Anchor, Chains, Memory, Options, Report, Silent, verify};
 
 /// A key.
 pub fn key() -> MemoryKey {
@@ -61,6 +62,12 @@ pub struct Fleet {
     pub authorities: Vec<Authority>,
     /// By the names that the trust file gives them.
     pub roots: BTreeMap<String, Vec<u8>>,
+    /// Contracts whose anchors count, each in YAML.
+    pub ethereum: Vec<String>,
+    /// What the worker anchors in.
+    pub anchors: Option<Box<dyn Fn() -> (Settings, Sender) + Send + Sync>>,
+    /// How a verifier asks chains.
+    pub chains: Chains,
     /// How old proof from outside may be, in seconds.
     pub max_anchor_age: Option<u64>,
     /// Operators' statements.
@@ -102,6 +109,9 @@ impl Fleet {
             policy: None,
             authorities: Vec::new(),
             roots: BTreeMap::new(),
+            ethereum: Vec::new(),
+            anchors: None,
+            chains: Chains::default(),
             max_anchor_age: None,
             statements: Objects::new(),
         };
@@ -174,6 +184,9 @@ impl Fleet {
         if !self.roots.is_empty() {
             yaml.push_str(&format!("timestamps: {:?}\n", self.roots.keys().collect::<Vec<_>>()));
         }
+        if !self.ethereum.is_empty() {
+            yaml.push_str(&format!("ethereum:\n  - {}\n", self.ethereum.join("\n  - ")));
+        }
         if let Some(policy) = &self.policy {
             yaml.push_str("policy: |\n");
             policy.lines().for_each(|l| yaml.push_str(&format!("  {l}\n")));
@@ -215,13 +228,14 @@ impl Fleet {
             key: self.worker_key(),
             trust: self.read_trust(trust),
             trust_file: None,
+            max_retention: None,
             interval: std::time::Duration::from_secs(3600),
             expected: self.expected.clone(),
             nodes: self.nodes.clone(),
             http: waxseal_anchor::http::Client::new(std::time::Duration::from_secs(5), None)
                 .expect("a client"),
             timestamps: (self.authorities.clone(), self.authorities.len().min(1)),
-            chains: Vec::new(),
+            chains: self.anchors.iter().map(|make| make()).collect(),
             telemetry: None,
         };
         Worker::open(config, store, Arc::new(RealDisk)).expect("a worker")
@@ -244,6 +258,7 @@ impl Fleet {
             restore: false,
             threads: 1,
             memories,
+            chains: self.chains.clone(),
         };
         verify(store, &options, &Silent)
     }

@@ -42,6 +42,7 @@ fn judge(kit: &Path, trust: &Trust, case: &Case) -> (u8, Vec<String>, String) {
             .map(|(_, file)| file.replace("{kit}", &kit.display().to_string()))
             .map(|file| Memory { checkpoint: Ok(std::fs::read(&file).unwrap()), what: file, at: None })
             .collect(),
+        chains: Default::default(),
     };
     let report = verify(&store, &options, &Silent);
     let verdicts = report.findings.iter().map(|f| f.verdict.name().to_owned()).collect();

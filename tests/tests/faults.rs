@@ -100,7 +100,7 @@ fn world(operator: &Signers, key: &Arc<MemoryKey>) -> World {
         policy: None,
         max_anchor_age: None,
         revoked: vec![],
-        unchecked: vec![],
+        ethereum: vec![],
     };
     let config = Config {
         trail: "test".into(),
@@ -294,6 +294,7 @@ fn check(w: &World, acknowledged: &[bool]) {
         restore: false,
         threads: 1,
         memories: Vec::new(),
+        chains: Default::default(),
     };
     let report = verify(&*w.cx.store, &options, &Silent);
     assert_eq!(report.exit_status(false, false), 0, "{:#?}", report.findings);

@@ -68,6 +68,9 @@ pub struct Proof {
     /// Time-stamps (RFC 3161) over the checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timestamps: Vec<Token>,
+    /// Receipts of chains that have anchored the checkpoint, as they are stored; they are checked by whoever knows chains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ethereum: Vec<Value>,
 }
 
 /// A time-stamp in a proof.
@@ -141,6 +144,8 @@ pub struct Proven {
     pub genesis: Writer,
     /// The checkpoint.
     pub checkpoint: Checkpoint,
+    /// SHA-256 of it as it is stored: what time-stamps and anchors are over.
+    pub imprint: Hash,
     /// Which witnesses of the policy have signed it, and when; none without a policy.
     pub cosigned: Cosigned,
     /// What its time-stamps say; or why one does not count, as one of an authority that the trust file does not name.
@@ -292,21 +297,20 @@ impl Proof {
             let by = if by.is_empty() { "none".to_owned() } else { by.join(", ") };
             return Err(EventProofFault::Quorum(by));
         }
-        let stamped = self.check_stamps(&note, &log, stamp)?;
+        // Time-stamps and anchors are over the checkpoint as it is stored: with the log's own signature and no other.
+        let own = note.lines.iter().filter(|l| l.id == log.id() && l.name == log.name()).cloned().collect();
+        let imprint = sha256(Note { text: note.text.clone(), lines: own }.to_string().as_bytes());
+        let stamped = self.check_stamps(imprint, stamp)?;
+        let record = self.record.clone();
         let genesis = genesis_statement;
-        Ok(Proven { record: self.record.clone(), hash, header, genesis, checkpoint, cosigned, stamped })
+        Ok(Proven { record, hash, header, genesis, checkpoint, imprint, cosigned, stamped })
     }
 
-    /// Time-stamps are over the checkpoint as it is stored: with the log's own signature and no other.
     fn check_stamps(
         &self,
-        note: &Note,
-        log: &VerifierKey,
+        imprint: Hash,
         stamp: CheckStamp<'_>,
     ) -> Result<Vec<Result<Stamped, String>>, EventProofFault> {
-        let own = note.lines.iter().filter(|l| l.id == log.id() && l.name == log.name()).cloned().collect();
-        let stored = Note { text: note.text.clone(), lines: own };
-        let imprint = sha256(stored.to_string().as_bytes());
         let check = |token: &Token| {
             let response = base64::decode(&token.response).ok_or_else(|| part("timestamps", "not base64"))?;
             if sha256(&response) != token.sha256 {

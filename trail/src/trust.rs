@@ -6,7 +6,7 @@ use crate::keys::{KeyFault, PublicKey};
 use crate::log::policy::{Policy, PolicyFault};
 use crate::name::glob_matches;
 use crate::time::Time;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// What is wrong with a trust file.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,17 @@ pub enum TrustFault {
     /// Time-stamps of no log.
     #[error("timestamps: they are over a log's checkpoints; log: has to name it")]
     Timestamps,
+    /// Anchors of no log.
+    #[error("ethereum: what is anchored is a log's checkpoint; log: has to name it")]
+    Anchors,
+    /// An address or a hash that is none.
+    #[error("{place}: {text:?} is not 0x and hex digits, 40 for an address and 64 for a block's hash")]
+    Contract {
+        /// Where it stands.
+        place: String,
+        /// What stands there.
+        text: String,
+    },
     /// A CA certificate that cannot be used.
     #[error("{place}: {fault}")]
     Certificate {
@@ -74,15 +85,65 @@ struct Raw {
     max_anchor_age: Option<u64>,
     #[serde(default)]
     timestamps: Vec<String>,
-    #[serde(default, deserialize_with = "anything")]
-    ethereum: bool,
+    #[serde(default)]
+    ethereum: Vec<RawContract>,
     #[serde(default)]
     revoked: Vec<RawRevoked>,
 }
 
-/// Members that later issues give a meaning to are read past, not refused.
-fn anything<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
-    serde::de::IgnoredAny::deserialize(d).map(|_| true)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawContract {
+    chain: u64,
+    contract: String,
+    sender: String,
+    #[serde(default)]
+    from: u64,
+    #[serde(default)]
+    until: Option<u64>,
+    #[serde(default)]
+    blocks: Vec<String>,
+}
+
+/// Bytes in hex behind 0x, of either case.
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.strip_prefix("0x")?;
+    data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok()
+}
+
+/// A contract `AuditTrail`, and an account that anchors in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contract {
+    /// The chain's id (EIP-155).
+    pub chain: u64,
+    /// The contract's address.
+    pub contract: [u8; 20],
+    /// The account's.
+    pub sender: [u8; 20],
+    /// The block that made the contract, or any before it: nothing is looked for below.
+    pub from: u64,
+    /// The last block whose anchors count: above it the account's key is no longer believed.
+    pub until: Option<u64>,
+    /// Hashes of blocks that the auditor knows to be the chain's.
+    pub blocks: Vec<[u8; 32]>,
+}
+
+impl Contract {
+    fn parse(raw: &RawContract, index: usize) -> Result<Contract, TrustFault> {
+        let bad = |what: &str, text: &str| TrustFault::Contract {
+            place: format!("ethereum[{index}].{what}"),
+            text: text.to_owned(),
+        };
+        let block = |b: &String| hex(b).ok_or_else(|| bad("blocks", b));
+        Ok(Contract {
+            chain: raw.chain,
+            contract: hex(&raw.contract).ok_or_else(|| bad("contract", &raw.contract))?,
+            sender: hex(&raw.sender).ok_or_else(|| bad("sender", &raw.sender))?,
+            from: raw.from,
+            until: raw.until,
+            blocks: raw.blocks.iter().map(block).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// A CA that vouches for writers by the names in their certificates.
@@ -133,8 +194,8 @@ pub struct Trust {
     pub timestamps: Vec<Vec<u8>>,
     /// Keys that are no longer to be believed.
     pub revoked: Vec<Revoked>,
-    /// Names of outside proofs that the file pins and this version cannot check.
-    pub unchecked: Vec<&'static str>,
+    /// Contracts whose anchors count, and whose.
+    pub ethereum: Vec<Contract>,
 }
 
 impl Trust {
@@ -202,9 +263,10 @@ impl Trust {
         if !timestamps.is_empty() && raw.log.is_none() {
             return Err(TrustFault::Timestamps);
         }
-        let mut unchecked = Vec::new();
-        if raw.ethereum {
-            unchecked.push("ethereum");
+        let contract = |(i, raw)| Contract::parse(raw, i);
+        let ethereum = raw.ethereum.iter().enumerate().map(contract).collect::<Result<Vec<_>, _>>()?;
+        if !ethereum.is_empty() && raw.log.is_none() {
+            return Err(TrustFault::Anchors);
         }
         Ok(Trust {
             trail: raw.trail,
@@ -215,7 +277,7 @@ impl Trust {
             policy,
             timestamps,
             revoked: raw.revoked.iter().map(|r| Revoked { key: r.key, log_size: r.log_size }).collect(),
-            unchecked,
+            ethereum,
         })
     }
 

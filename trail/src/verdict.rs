@@ -23,6 +23,7 @@ pub enum Verdict {
     UnknownFormat,
     OtherTrail,
     Unreadable,
+    ChainNotChecked,
     Unanchored,
     Stopped,
     Expired,
@@ -54,6 +55,7 @@ impl Verdict {
             Verdict::UnknownFormat => "UNKNOWN_FORMAT",
             Verdict::OtherTrail => "OTHER_TRAIL",
             Verdict::Unreadable => "UNREADABLE",
+            Verdict::ChainNotChecked => "CHAIN_NOT_CHECKED",
             Verdict::Unanchored => "UNANCHORED",
             Verdict::Stopped => "STOPPED",
             Verdict::Expired => "EXPIRED",
@@ -71,7 +73,7 @@ impl Verdict {
     pub fn exit(self) -> u8 {
         match self {
             v if v <= Verdict::DeclaredLoss => 1,
-            v if v <= Verdict::Unreadable => 2,
+            v if v <= Verdict::ChainNotChecked => 2,
             _ => 0,
         }
     }

@@ -1,5 +1,6 @@
 //! What others have signed of the log (FORMAT sections 6 and 7): it says up to when there is proof from outside.
 
+use crate::chains::{self, OfChain};
 use crate::log::{Log, bodies};
 use crate::report::AnchorInfo;
 use crate::{Anchor, Session};
@@ -32,8 +33,12 @@ pub(crate) struct Found {
     pub(crate) stamped: Option<(Committed, Time)>,
     /// Everyone whose word counts, on the newest checkpoints that anybody has signed.
     pub(crate) all: Vec<AnchorInfo>,
+    /// What chains have anchored, of each that the trust file names.
+    pub(crate) chains: Vec<OfChain>,
+    /// Whether somebody outside remembers another log.
+    pub(crate) contradicted: bool,
     /// Of all proofs from outside: how many entries one is over, and the earliest time of one over so many or more.
-    times: Vec<(u64, Time)>,
+    pub(crate) times: Vec<(u64, Time)>,
 }
 
 impl Found {
@@ -54,6 +59,9 @@ pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Fou
     }
     if !trust.timestamps.is_empty() {
         stamps(session, log, &trust.timestamps, &by_number(keys, "rfc3161"), &mut found);
+    }
+    if !trust.ethereum.is_empty() {
+        chains::read(session, log, &trust.ethereum, &by_number(keys, "ethereum"), &mut found);
     }
     found.times.sort_unstable();
     let mut earliest = Time::MAX;
@@ -250,11 +258,26 @@ pub(crate) fn judge(session: &Session<'_>, log: &Log<'_>, found: &Found) {
     let (Anchor::File(trust), Some(trail)) = (&session.options.anchor, &session.trail) else { return };
     let age = i64::try_from(trust.max_anchor_age.unwrap_or(trail.max_merge_delay)).unwrap_or(i64::MAX);
     let newest = log.newest().map(|n| n.number);
-    let kinds = [
-        (trust.policy.as_ref().is_some_and(Policy::needs_witnesses), &found.newest, "quorum of witnesses"),
-        (!trust.timestamps.is_empty(), &found.stamped, "time-stamp"),
-    ];
-    for (_, newest_of_kind, kind) in kinds.into_iter().filter(|(wanted, ..)| *wanted) {
+    let witnesses = trust.policy.as_ref().is_some_and(Policy::needs_witnesses);
+    let mut kinds = Vec::new();
+    kinds.extend(witnesses.then(|| (&found.newest, "quorum of witnesses".to_owned())));
+    kinds.extend((!trust.timestamps.is_empty()).then(|| (&found.stamped, "time-stamp".to_owned())));
+    let young = |at: Time| session.options.now <= at.saturating_add_seconds(age);
+    for of in &found.chains {
+        let kind = format!("anchor on chain {}", of.chain);
+        // What nobody has checked is never good, and would it be, it is not bad either.
+        let checked = of.newest.as_ref().is_some_and(|(_, at)| young(*at));
+        match &of.unchecked {
+            Some(why) if !checked => {
+                let at = format!("anchors/*/ethereum/{}-*", of.chain);
+                let detail = format!("CHAIN NOT CHECKED: chain {}: {why}", of.chain);
+                session.find(Finding::new(Verdict::ChainNotChecked, detail).at(at));
+                kinds.push((&of.claimed, format!("{kind} that is claimed")));
+            }
+            _ => kinds.push((&of.newest, kind)),
+        }
+    }
+    for (newest_of_kind, kind) in kinds {
         let (since, what) = match newest_of_kind {
             Some((c, at)) if Some(c.number) == newest => {
                 (*at, format!("of checkpoint {}, the newest", c.number))

@@ -7,12 +7,15 @@
 #![forbid(unsafe_code)]
 
 mod anchors;
+mod chains;
+pub mod event;
 mod log;
 pub mod prove;
 mod records;
 mod report;
 mod writer;
 
+pub use chains::Chains;
 pub use log::Memory;
 pub use report::{AnchorInfo, LockInfo, LogInfo, Report, Stats, TrailInfo, UNTRUSTED_KEYS};
 
@@ -63,6 +66,8 @@ pub struct Options {
     pub threads: usize,
     /// What somebody outside the store remembers of the log.
     pub memories: Vec<Memory>,
+    /// How chains are asked.
+    pub chains: Chains,
 }
 
 /// Told how far a check has come.
@@ -518,16 +523,6 @@ pub fn verify(store: &dyn Store, options: &Options, progress: &dyn Progress) -> 
             report.lock = Some(LockInfo { mode: t.lock, min_retention: t.min_retention });
         }
         report.trail.id = Some(session.trail_id);
-        if let Anchor::File(trust) = &options.anchor
-            && let Some(what) = trust.unchecked.first()
-        {
-            session.find(Finding::new(
-                Verdict::Unreadable,
-                format!(
-                    "the trust file names {what}, and this version does not check it; use a release that does"
-                ),
-            ));
-        }
         match listed.unwrap_or_else(|| list(&mut session)).map(inventory) {
             Ok(inventory) => {
                 read_log(&mut session, &inventory, &mut report);
@@ -720,7 +715,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
         Err(why) => return session.find(Finding::new(Verdict::Unreadable, why)),
     };
     session.log = log::read(session, &key, &inventory.log);
-    let Some(log) = session.log.take() else {
+    let Some(mut log) = session.log.take() else {
         report.log = Some(LogInfo {
             key: key.to_string(),
             checkpoint: None,
@@ -734,6 +729,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
     };
     let found = anchors::read(session, &log, &inventory.anchors);
     anchors::judge(session, &log, &found);
+    log.extends &= !found.contradicted;
     let newest = log.newest();
     // A memory that the log extends, or a signature on it, proves that nothing was taken away since.
     let memories = session.options.memories.iter().filter(|_| log.extends);

@@ -1,8 +1,9 @@
 //! The log, as a verifier reads it (FORMAT section 6): is what the checkpoints say true, does one extend the other and all
 //! memories outside the store, and what has been logged.
 
-use crate::{Anchor, Session};
+use crate::{Anchor, Session, chains};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use waxseal_ethereum::receipt::Receipt;
 use waxseal_log::{Committed, NEWEST, ReadError, Reader, checkpoint, checkpoint_key};
 use waxseal_store::{At, Version};
 use waxseal_timestamp::{Stamp, verify};
@@ -273,6 +274,29 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
             }
             continue;
         }
+        // So is a receipt: who kept it knows where from.
+        if let Ok(bytes) = opened.as_ref()
+            && bytes.first() == Some(&b'{')
+        {
+            match received(session, bytes) {
+                Ok((receipt, known)) if chain.iter().any(|c| sha256(&c.bytes) == receipt.hash) => {
+                    remembered.extend(known.then(|| (receipt.timestamp, what.clone())));
+                }
+                Ok((receipt, _)) => {
+                    extends = false;
+                    let (at, hash) = (receipt.timestamp, receipt.hash);
+                    let detail = format!(
+                        "{what} is of {at}, over a checkpoint (SHA-256 {hash}) that is none of those there"
+                    );
+                    session.find(Finding::new(Verdict::Rollback, detail).at(NEWEST));
+                }
+                Err(e) => {
+                    extends = false;
+                    session.find(Finding::new(Verdict::Unreadable, format!("{what}: {e}")));
+                }
+            }
+            continue;
+        }
         let opened = opened.and_then(|b| Checkpoint::open(&b, key).map_err(|e| e.to_string()));
         match opened {
             Ok((checkpoint, _)) => {
@@ -317,6 +341,17 @@ fn stamped(session: &Session<'_>, token: &[u8]) -> Result<Stamp, String> {
             Err("a time-stamp, and the trust file names no time-stamping authority (timestamps:)".to_owned())
         }
     }
+}
+
+/// A receipt that somebody kept, and whether its block is known to be the chain's.
+fn received(session: &Session<'_>, bytes: &[u8]) -> Result<(Receipt, bool), String> {
+    let Anchor::File(trust) = &session.options.anchor else {
+        return Err("a receipt of a chain, and there is no trust file that names one (ethereum:)".to_owned());
+    };
+    let receipt = Receipt::parse(bytes.trim_ascii_end()).map_err(|e| e.to_string())?;
+    chains::check(&trust.ethereum, &receipt).map_err(|e| e.to_string())?;
+    let known = chains::is_known(&session.options.chains, &trust.ethereum, &receipt);
+    Ok((receipt, known))
 }
 
 fn damage(e: &ReadError) -> Finding {

@@ -3,13 +3,17 @@
 //! An event id of version 7 says when it was made, so the events objects of the hours after that are looked into first; any other
 //! is looked for in all. Entries of the log are found by their time, too: rounds follow each other.
 
+use crate::chains::{self, about};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use waxseal_ethereum::receipt::{MAX_RECEIPT, Receipt};
 use waxseal_events::{EventsError, MAX_OBJECT, Reader as Events};
-use waxseal_log::{Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest, stamps_prefix};
+use waxseal_log::{
+    Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest, receipts_prefix, stamps_prefix,
+};
 use waxseal_store::{Store, StoreError, list_all_keys, oldest};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
@@ -22,13 +26,17 @@ use waxseal_trail::name;
 use waxseal_trail::proof::{FORMAT, InLog, Proof, Token, path_text};
 use waxseal_trail::statement::{Batch, Keys, Payload as _, Writer, check_place};
 use waxseal_trail::time::Time;
-use waxseal_trail::trust::Trust;
+use waxseal_trail::trust::{Contract, Trust};
 use waxseal_trail::valid::{self, Place};
 
 /// So many hours after an event id was made its batch is looked for before all others are.
 const HOURS: i64 = 3;
 /// So many time-stamps are taken along.
 const MAX_TOKENS: usize = 2;
+/// One of so many checkpoints before the newest is taken, if it is the last that a chain has anchored.
+const LAST: u64 = 48;
+/// So many receipts of a checkpoint are looked at.
+const MAX_RECEIPTS: usize = 8;
 /// So many bundles are kept in memory.
 const MAX_BUNDLES: usize = 32;
 
@@ -81,6 +89,7 @@ fn bad(key: &str, why: impl Display) -> ProveError {
 type Header = (Batch, Vec<u8>);
 
 /// A record, its path and its header.
+#[derive(Clone)]
 struct Found {
     record: Vec<u8>,
     path: Vec<Hash>,
@@ -96,6 +105,8 @@ pub struct Prover<'a> {
     policy: Option<&'a Policy>,
     /// Roots of time-stamping authorities.
     roots: &'a [Vec<u8>],
+    /// Contracts whose anchors count.
+    contracts: &'a [Contract],
     /// Headers that were read.
     headers: RefCell<BTreeMap<(String, u64), Header>>,
     /// Entries by bundle, as far as they were read.
@@ -112,12 +123,13 @@ fn made(entry: &[u8]) -> Option<(Place, Time)> {
 
 impl<'a> Prover<'a> {
     /// For the trail with this id, whose log has this key. With a trust file, only lines of its policy's witnesses are taken along,
-    /// and time-stamps of its authorities.
+    /// time-stamps of its authorities, and receipts of its contracts.
     pub fn new(store: &'a dyn Store, trail: Hash, log: VerifierKey, trust: Option<&'a Trust>) -> Prover<'a> {
         let policy = trust.and_then(|t| t.policy.as_ref());
         let roots = trust.map_or(&[][..], |t| &t.timestamps);
+        let contracts = trust.map_or(&[][..], |t| &t.ethereum);
         let (headers, bundles) = (RefCell::default(), RefCell::default());
-        Prover { store, trail, log, policy, roots, headers, bundles }
+        Prover { store, trail, log, policy, roots, contracts, headers, bundles }
     }
 
     /// Makes a proof of each event that is wanted: an event id may be there more than once.
@@ -131,11 +143,71 @@ impl<'a> Prover<'a> {
         };
         let newest = latest(self.store, &self.log)?
             .ok_or_else(|| ProveError::NotYet("the log has no checkpoint yet".to_owned()))?;
+        // The newest is rarely anchored on a chain: one that is proves more, if it goes far enough.
+        let anchored = self.anchored(&newest)?;
+        if let Some(anchored) = anchored.filter(|a| a.number != newest.number) {
+            match self.prove_at(&found, anchored) {
+                Err(ProveError::NotYet(_)) => {}
+                other => return other,
+            }
+        }
+        self.prove_at(&found, newest)
+    }
+
+    fn prove_at(&self, found: &[Found], newest: Committed) -> Result<Vec<Proof>, ProveError> {
         let (committed, note) = self.cosigned(newest)?;
-        let tokens = self.tokens(&committed)?;
+        let timestamps = self.tokens(&committed)?;
+        let ethereum = self.receipts(&committed)?;
         let reader = Reader::open(self.store, Some(committed))?;
-        let proofs = found.into_iter().map(|f| self.assemble(f, &reader, &note));
-        proofs.map(|p| p.map(|p| Proof { timestamps: tokens.clone(), ..p })).collect()
+        let proofs = found.iter().map(|f| self.assemble(f.clone(), &reader, &note));
+        let outside = |p: Proof| Proof { timestamps: timestamps.clone(), ethereum: ethereum.clone(), ..p };
+        proofs.map(|p| p.map(outside)).collect()
+    }
+
+    /// The newest of the last checkpoints of which there is a receipt.
+    fn anchored(&self, newest: &Committed) -> Result<Option<Committed>, ProveError> {
+        if self.contracts.is_empty() {
+            return Ok(None);
+        }
+        let first = format!("anchors/{:012}", newest.number.saturating_sub(LAST));
+        let keys = self.store.list("anchors/", Some(&first), 1000)?.keys;
+        let of = |k: &String| {
+            let mut parts = k.split('/').skip(1);
+            let number = name::number(parts.next()?, 12)?;
+            (parts.next()? == "ethereum").then_some(number)
+        };
+        let last = keys.iter().filter_map(of).max().filter(|n| *n <= newest.number);
+        match last {
+            Some(n) if n == newest.number => Ok(Some(newest.clone())),
+            Some(n) => Ok(checkpoint(self.store, &self.log, n, 0)?),
+            None => Ok(None),
+        }
+    }
+
+    /// The receipts of a checkpoint that hold by themselves, one of each chain.
+    fn receipts(&self, committed: &Committed) -> Result<Vec<serde_json::Value>, ProveError> {
+        let mut receipts: BTreeMap<u64, serde_json::Value> = BTreeMap::new();
+        if self.contracts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let about = about(committed);
+        let mut keys = Vec::new();
+        list_all_keys(self.store, &receipts_prefix(committed.number), &mut |k| keys.push(k))?;
+        let good = |b: &[u8]| {
+            let receipt = Receipt::parse(b).ok()?;
+            let good = receipt.is_about(&about).is_ok() && chains::check(self.contracts, &receipt).is_ok();
+            good.then_some(receipt)
+        };
+        for key in keys.iter().take(MAX_RECEIPTS) {
+            let body = oldest(self.store, key, MAX_RECEIPT as u64, &|b| good(b).is_some())?;
+            if let Some((receipt, body)) = body.and_then(|b| Some((good(&b)?, b)))
+                && let Ok(value) = serde_json::from_slice(&body)
+            {
+                // Of one that was mined anew, the last.
+                receipts.insert(receipt.chain, value);
+            }
+        }
+        Ok(receipts.into_values().collect())
     }
 
     /// The time-stamps over a checkpoint that count, of each authority one, and of two authorities.
@@ -493,6 +565,7 @@ impl<'a> Prover<'a> {
             statement: trail,
             certificates,
             timestamps: Vec::new(),
+            ethereum: Vec::new(),
         })
     }
 }

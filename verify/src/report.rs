@@ -30,9 +30,9 @@ pub struct LockInfo {
 /// Somebody's word on a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AnchorInfo {
-    /// `witness` or `timestamp`.
+    /// `witness`, `timestamp` or `ethereum`.
     pub kind: &'static str,
-    /// By the name that the trust file gives it; a time-stamping authority by the worker's name for it.
+    /// By the name that the trust file gives it; a time-stamping authority by the worker's name for it; a chain by its id.
     pub name: String,
     /// The checkpoint's number.
     pub checkpoint: u64,

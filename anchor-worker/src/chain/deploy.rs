@@ -60,7 +60,10 @@ pub fn deploy(
     let nonce = open.agreed("the account's nonce", |rpc| rpc.nonce(from))?;
     let (raw, hash) = sign(sender, what.chain, nonce, gas, TxKind::Create, &data, fees)?;
     let contract = from.create(nonce);
-    say(format!("transaction {hash}, at most {gas} gas at {} gwei; the contract will be {contract}", gwei(fees.max)));
+    say(format!(
+        "transaction {hash}, at most {gas} gas at {} gwei; the contract will be {contract}",
+        gwei(fees.max)
+    ));
     broadcast(&open, &raw)?;
     let start = Instant::now();
     loop {
@@ -70,7 +73,12 @@ pub fn deploy(
             }
             // Its code is what it should be, by all nodes.
             nodes.open(Some(contract))?;
-            return Ok(Deployed { contract, transaction: hash, block: mined.block_number, gas: mined.gas_used });
+            return Ok(Deployed {
+                contract,
+                transaction: hash,
+                block: mined.block_number,
+                gas: mined.gas_used,
+            });
         }
         if start.elapsed() > what.patience {
             let why = format!(

@@ -295,10 +295,15 @@ impl Chain {
             }
             // Its block was replaced by another.
             let names = numbers(&sent.checkpoints);
-            tracing::warn!("chain {}: block {number} with the anchor of {names} was replaced", self.settings.chain);
+            tracing::warn!(
+                "chain {}: block {number} with the anchor of {names} was replaced",
+                self.settings.chain
+            );
             let now = &mut self.state.sent[index];
             (now.receipts, now.written) = (Vec::new(), false);
             self.file.save(&self.state)?;
+            // Nodes have forgotten it, or will.
+            self.announced = false;
         }
         for attempt in sent.attempts.iter().rev() {
             let Some(mined) = open.mined(attempt.hash)? else { continue };
@@ -372,7 +377,9 @@ impl Chain {
             }
             let (names, gas) = (numbers(&sent.checkpoints), sent.receipts[0].gas_used);
             let (chain, transaction) = (self.settings.chain, sent.receipts[0].transaction_hash);
-            tracing::info!("chain {chain}: {names} anchored in block {block}, transaction {transaction}, {gas} gas");
+            tracing::info!(
+                "chain {chain}: {names} anchored in block {block}, transaction {transaction}, {gas} gas"
+            );
             self.state.sent[index].written = true;
             self.file.save(&self.state)?;
         }
@@ -513,7 +520,9 @@ impl Chain {
         let balance = open.first(|rpc| rpc.balance(from))?;
         if balance < cost {
             let (has, needs) = (ether(balance), ether(cost));
-            let why = format!("account {from} has {has} of the chain's coin, and an anchor may cost {needs}: fund it");
+            let why = format!(
+                "account {from} has {has} of the chain's coin, and an anchor may cost {needs}: fund it"
+            );
             return Err(ChainError::Operator(why).into());
         }
         let nonce = self.nonce(open)?;
@@ -556,7 +565,10 @@ impl Chain {
             let why = format!("checkpoint {number} is anchored, and no node knows the event");
             return Err(ChainError::Operator(why).into());
         };
-        tracing::info!("chain {}: checkpoint {number} is anchored already, by {transaction}", self.settings.chain);
+        tracing::info!(
+            "chain {}: checkpoint {number} is anchored already, by {transaction}",
+            self.settings.chain
+        );
         self.state.sent.push(Sent {
             nonce: None,
             gas: 0,
@@ -630,14 +642,7 @@ impl Chain {
         fees(open, self.settings.max_fee, self.settings.max_priority_fee)
     }
 
-    fn sign(
-        &self,
-        now: Time,
-        nonce: u64,
-        gas: u64,
-        data: &Bytes,
-        fees: Fees,
-    ) -> Result<Attempt, ChainError> {
+    fn sign(&self, now: Time, nonce: u64, gas: u64, data: &Bytes, fees: Fees) -> Result<Attempt, ChainError> {
         let to = TxKind::Call(self.settings.contract);
         let (raw, hash) = sign(&self.sender, self.settings.chain, nonce, gas, to, data, fees)?;
         Ok(Attempt { raw, hash, at: now })

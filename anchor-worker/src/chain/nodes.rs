@@ -44,7 +44,10 @@ pub enum ChainError {
 impl ChainError {
     /// Whether somebody has lied, or two chains have the same id.
     pub fn is_alarm(&self) -> bool {
-        matches!(self, ChainError::Disagree { .. } | ChainError::Evidence(EvidenceError::Contradiction { .. }))
+        matches!(
+            self,
+            ChainError::Disagree { .. } | ChainError::Evidence(EvidenceError::Contradiction { .. })
+        )
     }
 }
 
@@ -105,7 +108,8 @@ impl Nodes {
         let Some(contract) = contract else { return Ok(()) };
         let code = code_hash(rpc, contract).map_err(|e| e.to_string())?;
         if code != CODE_HASH {
-            let there = if code == alloy_primitives::KECCAK256_EMPTY { "no contract" } else { "another contract" };
+            let there =
+                if code == alloy_primitives::KECCAK256_EMPTY { "no contract" } else { "another contract" };
             return Err(format!(
                 "{}: {there} is at {contract}; waxseal-anchor deploy-contract makes one",
                 rpc.place()
@@ -194,7 +198,8 @@ impl Open<'_> {
             (_, 0) => Ok(false),
             (all, same) if all == same => Ok(true),
             _ => {
-                let said: Vec<String> = said.iter().map(|(place, b)| format!("{place}: {}", b.hash)).collect();
+                let said: Vec<String> =
+                    said.iter().map(|(place, b)| format!("{place}: {}", b.hash)).collect();
                 Err(ChainError::Disagree { what: "a block", said: said.join("; ") })
             }
         }

@@ -36,13 +36,20 @@ impl Sender {
             }
             Some(("env", name)) => {
                 let text = std::env::var(name).map_err(|_| format!("the environment has no {name}"))?;
-                let signer = text.trim().parse::<PrivateKeySigner>();
-                // What does not parse may be a key with a slip in it.
-                signer.map(Sender::local).map_err(|_| format!("{name} is no private key (64 hex digits)"))
+                Sender::from_private_key(&text).map_err(|e| format!("{name} is {e}"))
             }
             Some(("kms", id)) => Sender::kms(id).map_err(|e| format!("AWS KMS: {e}")),
             _ => Err("a key is read from keystore:/path, env:NAME or kms:ID".to_owned()),
         }
+    }
+
+    /// A private key, 64 hex digits.
+    ///
+    /// # Errors
+    /// A text: what does not parse may be a key with a slip in it, and is not said.
+    pub fn from_private_key(text: &str) -> Result<Sender, String> {
+        let signer = text.trim().parse::<PrivateKeySigner>();
+        signer.map(Sender::local).map_err(|_| "no private key (64 hex digits)".to_owned())
     }
 
     fn local(signer: PrivateKeySigner) -> Sender {
@@ -56,7 +63,8 @@ impl Sender {
             let found = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
             let client = aws_sdk_kms::Client::new(&found);
             let public = client.get_public_key().key_id(id).send().await;
-            let said = |e: aws_sdk_kms::error::SdkError<_>| aws_sdk_kms::error::DisplayErrorContext(e).to_string();
+            let said =
+                |e: aws_sdk_kms::error::SdkError<_>| aws_sdk_kms::error::DisplayErrorContext(e).to_string();
             public.map(|p| (client, p)).map_err(said)
         })?;
         if public.key_spec() != Some(&KeySpec::EccSecgP256K1) {
@@ -96,7 +104,8 @@ impl Sender {
                 let said = |e| format!("AWS KMS: {}", aws_sdk_kms::error::DisplayErrorContext(e));
                 let answer = answer.map_err(said)?;
                 let der = answer.signature().map(|b| b.as_ref()).unwrap_or_default();
-                from_der(der, digest, self.address).ok_or_else(|| "AWS KMS: no signature of its key".to_owned())
+                from_der(der, digest, self.address)
+                    .ok_or_else(|| "AWS KMS: no signature of its key".to_owned())
             }
         }
     }
@@ -124,7 +133,6 @@ fn secret(place: &str, dir: &Path) -> Result<String, String> {
         _ => Err("it is read from file:/path or env:NAME".to_owned()),
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -154,7 +162,8 @@ mod tests {
     #[test]
     fn keys_that_cannot_be_used() {
         let dir = Path::new("/nowhere");
-        let said = |key: &str, password: Option<&str>| Sender::open(key, password, dir).err().unwrap_or_default();
+        let said =
+            |key: &str, password: Option<&str>| Sender::open(key, password, dir).err().unwrap_or_default();
         assert!(said("0x1234", None).contains("keystore:/path"));
         assert!(said("keystore:a.json", None).contains("needs a password"));
         assert!(said("keystore:a.json", Some("file:p")).contains("/nowhere/p"));

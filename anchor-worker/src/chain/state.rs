@@ -127,7 +127,9 @@ impl ChainFile {
         // What another account has sent, this one cannot send again; what is in a block needs nobody any more.
         if file.sender != self.sender && state.sent.iter().any(|s| !s.is_mined()) {
             let sender = file.sender;
-            return Err(unusable(format!("a transaction of account {sender} is under way: let that one end first")));
+            return Err(unusable(format!(
+                "a transaction of account {sender} is under way: let that one end first"
+            )));
         }
         Ok(state)
     }

@@ -41,6 +41,8 @@ impl Answer {
             | "MissingAuthenticationToken" => Kind::Credentials,
             "RequestTimeTooSkewed" | "RequestExpired" => Kind::Clock,
             "InvalidObjectState" => Kind::Archived,
+            // The key that it is encrypted under is disabled, or gone.
+            code if code.starts_with("KMS.") => Kind::Unreadable,
             "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
                 Kind::Digest
             }
