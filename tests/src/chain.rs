@@ -135,7 +135,20 @@ impl Anvil {
         if let Some(to) = to {
             transaction["to"] = json!(to);
         }
-        self.ask("eth_sendTransaction", json!([transaction]))
+        let sent = self.ask("eth_sendTransaction", json!([transaction]));
+        self.catch_up();
+        sent
+    }
+
+    /// Waits until what was sent is in blocks, where it makes them by itself: it does so a little later.
+    pub fn catch_up(&self) {
+        if self.ask::<bool>("anvil_getAutomine", json!([])) {
+            let empty = || {
+                let status: Value = self.ask("txpool_status", json!([]));
+                (status["pending"] == "0x0").then_some(())
+            };
+            self.wait("transactions are in blocks", empty);
+        }
     }
 
     /// Waits until something is so.

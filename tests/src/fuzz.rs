@@ -44,12 +44,33 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("trust", trust),
     ("log", log),
     ("timestamp", timestamp),
+    ("ethereum", ethereum),
     ("config", config),
     ("guest", waxseal_filter_testkit::fuzz::guest),
     ("enrich_files", waxseal_filter_testkit::fuzz::enrich_files),
     ("privacy", waxseal_filter_testkit::fuzz::privacy),
     ("privacy_policy", waxseal_filter_testkit::fuzz::privacy_policy),
 ];
+
+/// A receipt of a chain: what is under the hash of the corpus's block is the corpus's receipt, and no other.
+pub fn ethereum(data: &[u8]) {
+    let Ok(receipt) = waxseal_ethereum::receipt::Receipt::parse(data) else { return };
+    assert_eq!(receipt.to_bytes().ok().as_deref(), Some(data), "one form");
+    let _ = receipt.metadata();
+    // What it says follows from the block's hash: what has this one is the seed.
+    if let Ok(proven) = receipt.check() {
+        assert_eq!(receipt.block_hash, proven.block_hash);
+        let seed = include_bytes!("../../fuzz/corpus/ethereum/anchored");
+        let seed = waxseal_ethereum::receipt::Receipt::parse(seed).expect("the seed");
+        if seed.block_hash == receipt.block_hash
+            && seed.hash == receipt.hash
+            && seed.merkle_root == receipt.merkle_root
+        {
+            let state = |r: &waxseal_ethereum::receipt::Receipt| r.proof.as_ref().map(|p| p.state.is_some());
+            assert!(receipt == seed || state(&receipt) != state(&seed), "another receipt of the same block");
+        }
+    }
+}
 
 /// An answer of a time-stamping authority: none counts but what the authority of the corpus has signed.
 pub fn timestamp(data: &[u8]) {

@@ -12,7 +12,7 @@ use waxseal_anchor::chain::{Sender, Settings};
 use waxseal_anchor::worker::Worker;
 use waxseal_e2e::chain::{ACCOUNTS, Anvil, CHAIN, Liar, Lies, Posts, account, is_there};
 use waxseal_e2e::fleet::{Fleet, dump, verdicts};
-use waxseal_e2e::forge::at;
+use waxseal_e2e::forge::{at, sign};
 use waxseal_e2e::process::{bin, local_store, waxseal};
 use waxseal_ethereum::contract::AuditTrail::{
     addAuthorizedAnchorCall, anchorCountCall, anchorHashCall, batchAnchorCall, removeAuthorizedAnchorCall,
@@ -23,9 +23,13 @@ use waxseal_ethereum::receipt::{About, Metadata, Receipt, ReceiptFault};
 use waxseal_log::{newest, receipts_prefix};
 use waxseal_store::memory::MemoryBucket;
 use waxseal_store::{Store, list_all};
+use waxseal_trail::envelope::Envelope;
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::json::to_canonical;
+use waxseal_trail::proof::Proof;
+use waxseal_trail::statement::Batch;
 use waxseal_trail::time::Time;
+use waxseal_verify::event::check_proof;
 use waxseal_verify::{Chains, Memory};
 
 fn about(n: u64) -> About {
@@ -180,11 +184,11 @@ const GWEI: u128 = 1_000_000_000;
 /// Between two anchors, in seconds: writers promise to be heard of again within half an hour.
 const HOUR: i64 = 120;
 
-fn settings(contract: Address, urls: &[String]) -> Settings {
+fn settings(contract: Address, urls: &[&str]) -> Settings {
     Settings {
         chain: CHAIN,
         contract,
-        urls: urls.to_vec(),
+        urls: urls.iter().map(|u| (*u).to_owned()).collect(),
         max_fee: 100 * GWEI,
         max_priority_fee: GWEI,
         confirmations: None,
@@ -216,7 +220,7 @@ impl Site {
         let mut fleet = Fleet::new(&["a", "b"]);
         fleet.ethereum =
             vec![format!("{{chain: {CHAIN}, contract: \"{contract}\", sender: \"{}\"}}", account(1))];
-        anchors(&mut fleet, settings(contract, &[anvil.url.clone()]), 1);
+        anchors(&mut fleet, settings(contract, &[&anvil.url]), 1);
         fleet.chains = chains(&anvil);
         let site = Site {
             anvil,
@@ -247,7 +251,9 @@ impl Site {
     fn look(&mut self, worker: &mut Worker, seconds: i64) -> Vec<Shown> {
         self.second += seconds;
         self.set_time();
-        worker.anchor(at(self.second)).unwrap()
+        let shown = worker.anchor(at(self.second)).unwrap();
+        self.anvil.catch_up();
+        shown
     }
 
     /// The chain's time goes on with the trail's.
@@ -278,11 +284,13 @@ impl Site {
 
     /// How many anchors the worker's account has written.
     fn count(&self) -> u64 {
+        self.anvil.catch_up();
         count(&self.anvil, self.contract)
     }
 
     /// How many of its transactions are in blocks.
     fn nonce(&self) -> u64 {
+        self.anvil.catch_up();
         self.anvil.rpc().nonce(account(1)).unwrap()
     }
 
@@ -387,7 +395,7 @@ fn after_an_outage() {
     }
     let mut site = Site::new(&[]);
     let (contract, good) = (site.contract, site.anvil.url.clone());
-    let each = Settings { each: true, ..settings(contract, &["http://127.0.0.1:9".to_owned()]) };
+    let each = Settings { each: true, ..settings(contract, &["http://127.0.0.1:9"]) };
     anchors(&mut site.fleet, each.clone(), 1);
     let mut worker = site.worker();
     site.grow(&mut worker);
@@ -431,7 +439,7 @@ fn what_a_reorganisation_takes_is_anchored_again() {
     }
     // Kept after one block, so that there is something to lose.
     let mut site = Site::settling("20", &[]);
-    let once = Settings { confirmations: Some(1), ..settings(site.contract, &[site.anvil.url.clone()]) };
+    let once = Settings { confirmations: Some(1), ..settings(site.contract, &[&site.anvil.url]) };
     anchors(&mut site.fleet, once, 1);
     let mut worker = site.worker();
     site.anvil.mine_more(5);
@@ -464,7 +472,7 @@ fn a_transaction_that_is_stuck() {
         return;
     }
     let mut site = Site::new(&["--no-mining"]);
-    let capped = Settings { max_fee: 4 * GWEI, ..settings(site.contract, &[site.anvil.url.clone()]) };
+    let capped = Settings { max_fee: 4 * GWEI, ..settings(site.contract, &[&site.anvil.url]) };
     anchors(&mut site.fleet, capped, 1);
     let mut worker = site.worker();
     site.grow(&mut worker);
@@ -527,7 +535,7 @@ fn an_account_that_cannot() {
         return;
     }
     let mut site = Site::new(&[]);
-    let only = settings(site.contract, &[site.anvil.url.clone()]);
+    let only = settings(site.contract, &[&site.anvil.url]);
     anchors(&mut site.fleet, only.clone(), 2);
     let mut worker = site.worker();
     site.grow(&mut worker);
@@ -576,7 +584,7 @@ fn nodes_that_fail_and_nodes_that_lie() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
     let mut site = Site::new(&[]);
-    let both = settings(site.contract, &[silent.0.clone(), site.anvil.url.clone()]);
+    let both = settings(site.contract, &[&silent.0, &site.anvil.url]);
     anchors(&mut site.fleet, both, 1);
     let mut worker = site.worker();
     site.grow(&mut worker);
@@ -588,8 +596,8 @@ fn nodes_that_fail_and_nodes_that_lie() {
 
     let lies = |site: &mut Site, lie: Lies, alone: bool| {
         let liar = Liar::start(&site.anvil, lie);
-        let mut urls = vec![liar.url.clone()];
-        urls.extend((!alone).then(|| site.anvil.url.clone()));
+        let mut urls = vec![&liar.url[..]];
+        urls.extend((!alone).then_some(&site.anvil.url[..]));
         anchors(&mut site.fleet, settings(site.contract, &urls), 1);
         let mut worker = site.worker();
         let number = site.grow(&mut worker);
@@ -607,7 +615,7 @@ fn nodes_that_fail_and_nodes_that_lie() {
         assert!(said.iter().any(|(why, alarm)| *alarm && why.contains("disagree")), "{lie:?} {said:?}");
         assert!(site.receipts(number).is_empty(), "{lie:?}");
         // Without it everything is as it should be.
-        let honest = settings(site.contract, &[site.anvil.url.clone()]);
+        let honest = settings(site.contract, &[&site.anvil.url]);
         anchors(&mut site.fleet, honest, 1);
         let mut worker = site.worker();
         site.look(&mut worker, HOUR);
@@ -618,7 +626,7 @@ fn nodes_that_fail_and_nodes_that_lie() {
         let (number, said, _liar) = lies(&mut site, lie, true);
         assert!(said.iter().any(|(why, alarm)| *alarm && why.contains("fit together")), "{lie:?} {said:?}");
         assert!(site.receipts(number).is_empty(), "{lie:?}");
-        let honest = settings(site.contract, &[site.anvil.url.clone()]);
+        let honest = settings(site.contract, &[&site.anvil.url]);
         anchors(&mut site.fleet, honest, 1);
         let mut worker = site.worker();
         site.look(&mut worker, HOUR);
@@ -684,8 +692,9 @@ fn what_was_anchored_stays_provable() {
         change(&mut fleet);
         let store = Arc::new(MemoryBucket::default());
         fleet.put(&*store);
-        fleet.anchors = None;
+        let anchors = fleet.anchors.take();
         fleet.worker(store.clone(), None).round(at(second)).unwrap();
+        fleet.anchors = anchors;
         std::mem::swap(&mut fleet, &mut site.fleet);
         store
     };
@@ -698,7 +707,19 @@ fn what_was_anchored_stays_provable() {
         }
     };
     let drop_writer = |fleet: &mut Fleet| fleet.get("b").objects.clear();
-    let attacks: [Attack<'_>; 2] = [
+    let replace = |fleet: &mut Fleet| {
+        // Signed with the writer's stolen key, as everything is.
+        let writer = fleet.get("a");
+        let key = writer.objects.keys().filter(|k| k.starts_with("batches/")).max().cloned().unwrap();
+        let bytes = String::from_utf8(writer.objects[&key].clone()).unwrap();
+        let envelope = Envelope::parse(bytes.as_bytes()).unwrap();
+        let mut header: Batch = waxseal_trail::valid::payload(&envelope).unwrap();
+        header.software = "another".to_owned();
+        let forged = sign(&header, &writer.signers);
+        writer.objects.insert(key, forged.to_bytes().unwrap());
+    };
+    let attacks: [Attack<'_>; 3] = [
+        ("a batch", &replace, &["TRUNCATED", "ROLLBACK"]),
         ("the last hour's batches", &drop_last, &["TRUNCATED", "ROLLBACK"]),
         ("a writer", &drop_writer, &["TRUNCATED", "ROLLBACK"]),
     ];
@@ -725,6 +746,31 @@ fn what_was_anchored_stays_provable() {
             site.fleet.get(&name).objects = objects;
         }
     }
+    // Two workers with the log's key and two stores: the chain has seen both, and either store is one too few.
+    let other = Arc::new(MemoryBucket::default());
+    site.fleet.put(&*other);
+    let second_dir = tempfile::tempdir().unwrap();
+    let mut second_worker = site.fleet.worker(other.clone(), Some(second_dir.path()));
+    let late = second_worker.round(at(second)).unwrap().newest.unwrap();
+    assert_eq!(late.number, 0, "one checkpoint over everything");
+    let add = addAuthorizedAnchorCall { account: account(1) }.abi_encode();
+    site.anvil.send(account(0), Some(site.contract), &add);
+    let shown = second_worker.anchor(at(second)).unwrap();
+    assert_eq!(site.count(), 4, "it has anchored its own: {shown:?}");
+    site.anvil.mine_more(3);
+    for store in [&*site.store, &*other] {
+        let said = verdicts(&site.fleet.verify(store, second, vec![]));
+        assert!(said.contains(&"ROLLBACK") || said.contains(&"TRUNCATED"), "{said:?}");
+    }
+    // From then on the account is not believed; and another trail's anchors by it were never ours.
+    let until = site.receipts(2)[0].block_number;
+    let trusted = site.fleet.ethereum[0].replace('}', &format!(", until: {until}}}"));
+    site.fleet.ethereum = vec![trusted];
+    let foreign = About { origin: "example.org/another".to_owned(), ..about(9) };
+    let call = anchorHashCall { hash: foreign.hash.0.into(), metadata: metadata(9, &foreign) }.abi_encode();
+    site.anvil.send(account(1), Some(site.contract), &call);
+    site.anvil.mine_more(3);
+    assert_eq!(site.verdicts(vec![]), Vec::<&str>::new());
     // The log rolled back: the store as it was two checkpoints ago, receipts and all.
     let store = Arc::new(MemoryBucket::default());
     let old = |k: &String| {
@@ -891,6 +937,20 @@ fn from_the_contract_to_a_proof() {
     let (code, said) = prove(&[]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("CHAIN NOT CHECKED") && !said.contains("verdict    OK"), "{said}");
+    // No byte of it can be another: what is in a receipt is under the block's hash, and everything else under the checkpoint.
+    let trust = waxseal_anchor::config::read_trust(Path::new(&p("trust.yaml"))).unwrap();
+    let known = Chains { blocks: vec![receipt.block_hash], ..Chains::default() };
+    let bytes = std::fs::read(p("proof.json")).unwrap();
+    let holds = |bytes: &[u8]| {
+        let checked = Proof::parse(bytes).and_then(|proof| check_proof(&proof, &trust, &known));
+        checked.is_ok_and(|c| matches!(&c.anchors[..], [a] if a.unchecked.is_none()))
+    };
+    assert!(holds(&bytes));
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        assert!(!holds(&bad), "byte {at}");
+    }
     // The table.
     let out = waxseal(&["anchor", "list", &p("trail"), "--trust", &p("trust.yaml")]);
     let table = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -907,4 +967,53 @@ fn the_contract_is_what_its_source_compiles_to() {
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contracts/build.js");
     let out = Command::new("node").arg(build).arg(modules).arg("--check").output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// An account whose key AWS KMS has, and nobody else.
+#[test]
+fn a_key_in_kms() {
+    if !is_there() {
+        return;
+    }
+    let Some(kms) = waxseal_e2e::s3::servers::localstack_kms() else {
+        eprintln!("SKIPPED: no LocalStack on this machine, so no KMS");
+        return;
+    };
+    let anvil = Anvil::start(&[]);
+    let create = |spec: &str| -> String {
+        let mut answer = ureq::post(kms.endpoint())
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", "TrentService.CreateKey")
+            .header("authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/kms/aws4_request, SignedHeaders=host, Signature=x")
+            .send(json!({"KeySpec": spec, "KeyUsage": "SIGN_VERIFY"}).to_string())
+            .unwrap();
+        let said: Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        said["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned()
+    };
+    let deploy = |key: &str| {
+        let mut command = Command::new(bin("waxseal-anchor"));
+        let chain = CHAIN.to_string();
+        command.args(["deploy-contract", "--rpc", &anvil.url, "--chain", &chain, "--key", key]);
+        command.args(["--owner", ACCOUNTS[0].0, "--max-fee-gwei", "50"]);
+        command.env("AWS_ENDPOINT_URL", kms.endpoint()).env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "y");
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    };
+    let key = format!("kms:{}", create("ECC_SECG_P256K1"));
+    // It has no money yet, and says which account that is.
+    let (code, said) = deploy(&key);
+    assert_eq!(code, Some(1), "{said}");
+    let account = said.split("account 0x").nth(1).unwrap().split(' ').next().unwrap();
+    let account: Address = account.parse().unwrap();
+    anvil.ask::<Value>("anvil_setBalance", json!([account, "0xde0b6b3a7640000"]));
+    let (code, said) = deploy(&key);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("sender: \"{account}\"")), "{said}");
+    assert_eq!(anvil.rpc().nonce(account).unwrap(), 1);
+    // Keys of another kind, and none.
+    let (code, said) = deploy(&format!("kms:{}", create("ECC_NIST_P256")));
+    assert!(code == Some(1) && said.contains("ECC_SECG_P256K1"), "{said}");
+    let (code, said) = deploy("kms:alias/nobody");
+    assert!(code == Some(1) && said.contains("AWS KMS"), "{said}");
 }

@@ -85,6 +85,15 @@ fn down(root: &Path, dir: &Path) {
 
 /// LocalStack's S3.
 pub fn localstack() -> Option<Server> {
+    localstack_with("s3")
+}
+
+/// LocalStack's KMS.
+pub fn localstack_kms() -> Option<Server> {
+    localstack_with("kms")
+}
+
+fn localstack_with(services: &str) -> Option<Server> {
     let python = std::env::var_os("WAXSEAL_LOCALSTACK")?;
     let dir = tempfile::tempdir().ok()?;
     let port = free_port();
@@ -96,7 +105,7 @@ pub fn localstack() -> Option<Server> {
         .args(["-m", "localstack.runtime.main"])
         .current_dir(dir.path())
         .env("GATEWAY_SERVER", "hypercorn")
-        .env("SERVICES", "s3")
+        .env("SERVICES", services)
         .env("EAGER_SERVICE_LOADING", "1")
         .env("STRICT_SERVICE_LOADING", "1")
         .env("GATEWAY_LISTEN", &at)
