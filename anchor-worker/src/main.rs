@@ -138,6 +138,7 @@ impl DeployContract {
             writeln!(out, "    password: {password}")?;
         }
         let gwei = alloy_primitives::utils::format_units(self.max_fee_gwei, "gwei")?;
+        let gwei = gwei.trim_end_matches('0').trim_end_matches('.');
         writeln!(out, "    max_fee_gwei: {gwei}\n# Trust files:\nethereum:")?;
         let (contract, block) = (made.contract, made.block);
         let chain = self.chain;

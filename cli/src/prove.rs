@@ -164,6 +164,7 @@ impl VerifyProof {
                 Err(why) => writeln!(out, "timestamp  one that does not count: {why}")?,
             }
         }
+        stamped |= checked.anchors.iter().any(|a| a.unchecked.is_none());
         if proven.cosigned.by.is_empty() {
             let who = "whoever has the log's key and the writer's";
             let what = if stamped { "may show others another log" } else { "could have made this later" };

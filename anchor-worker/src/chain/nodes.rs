@@ -58,7 +58,8 @@ impl Post for Poster {
     fn post(&self, url: &str, body: &[u8], limit: u64) -> Result<(u16, Vec<u8>), String> {
         let answer = self.0.post(url, "application/json", body, limit);
         // What failed names the URL, and URLs carry keys.
-        let answer = answer.map_err(|e| e.replace(url, &place(url)))?;
+        let short = |e: String| e.strip_prefix(&format!("{url}: ")).map_or_else(|| e.clone(), str::to_owned);
+        let answer = answer.map_err(|e| short(e).replace(url, &place(url)))?;
         Ok((answer.status, answer.body))
     }
 }

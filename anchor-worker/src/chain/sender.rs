@@ -159,6 +159,40 @@ mod tests {
         assert_eq!(from_der(b"", &B256::ZERO, address), None);
     }
 
+    /// The example of the definition of Web3 Secret Storage for PBKDF2; and the same key under scrypt as wallets use it, written by
+    /// another implementation.
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test
+    fn a_keystore_and_its_password() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let scrypt = r#"{"crypto":{"cipher":"aes-128-ctr","cipherparams":{"iv":"83dbcc02d8ccb40e466191a123791e0e"},
+            "ciphertext":"91c23c03a8b5117a6e3d78dbb5dfc46f037aff9351dff59c2879586f51756502","kdf":"scrypt","kdfparams":{"dklen":32,
+            "n":8192,"r":8,"p":1,"salt":"ab0c7876052600dd703518d6fc3fe8984592145b591fc8fb5c6d43190334ba19"},
+            "mac":"8f8639fe08fe1f43d6c13006d66ad2d993c6674ee2ba03f025596797a73614b9"},
+            "id":"3198bc9c-6672-5ab3-d995-4942343ae5b6","version":3}"#;
+        let pbkdf2 = r#"{"crypto":{"cipher":"aes-128-ctr","cipherparams":{"iv":"6087dab2f9fdbbfaddc31a909735c1e6"},
+            "ciphertext":"5318b4d5bcd28de64ee5559e671353e16f075ecae9f99c7a79a38af5f869aa46","kdf":"pbkdf2","kdfparams":{"c":262144,
+            "dklen":32,"prf":"hmac-sha256","salt":"ae3cd4e7013836a3df6bd7241b12db061dbe2c6785853cce422d148a624ce0bd"},
+            "mac":"517ead924a9d0dc3124507e3393d175ce3ff7c1e96529c6c555ce9e51205e9b2"},
+            "id":"3198bc9c-6672-5ab3-d995-4942343ae5b6","version":3}"#;
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+        write("good", "testpassword\n");
+        write("bad", "another\n");
+        let secret = "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d";
+        let wanted = Sender::from_private_key(secret).expect("a key").address();
+        for text in [scrypt, pbkdf2] {
+            write("k.json", text);
+            let open = |password| Sender::open("keystore:k.json", Some(password), dir.path());
+            let sender = open("file:good").expect("the right password");
+            assert_eq!(sender.address(), wanted);
+            let digest = keccak256("x");
+            let signature = sender.sign(&digest).expect("signed");
+            assert_eq!(signature.recover_address_from_prehash(&digest).ok(), Some(wanted));
+            assert!(open("file:bad").is_err());
+            assert!(open("nowhere").is_err());
+        }
+    }
+
     #[test]
     fn keys_that_cannot_be_used() {
         let dir = Path::new("/nowhere");
