@@ -160,6 +160,11 @@ impl Targets {
         open.count() + self.authorities.missing(number) + chains.count()
     }
 
+    /// The time-stamping authorities that are asked.
+    pub fn authorities(&self) -> Vec<String> {
+        self.authorities.names()
+    }
+
     /// Whether a transaction is under way.
     pub fn is_busy(&self) -> bool {
         self.chains.iter().any(Chain::is_busy)

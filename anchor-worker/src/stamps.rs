@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use waxseal_log::{ReadError, checkpoint, stamps_prefix};
-use waxseal_store::{Store, StoreError, list_all_keys, oldest};
+use waxseal_store::{Kind, Store, StoreError, list_all_keys, oldest};
 use waxseal_timestamp::{MAX_RESPONSE, REQUEST_TYPE, RESPONSE_TYPE, Stamp, StampFault, request, verify};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::log::note::VerifierKey;
@@ -99,6 +99,11 @@ impl Authorities {
         self.done = None;
     }
 
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.targets.iter().map(|t| t.authority.name.clone()).collect()
+    }
+
     /// How it is with each.
     pub fn standing(&self) -> impl Iterator<Item = Standing> + '_ {
         self.targets.iter().map(|t| Standing {
@@ -139,7 +144,7 @@ impl Authorities {
         }
         let imprint = sha256(&committed.bytes);
         if self.done.as_ref().is_none_or(|(n, _)| *n != number) {
-            let kept = kept(store, keys(store, number)?, &imprint, &self.roots)?;
+            let kept = kept(store, keys(store, number)?, &self.names(), &imprint, &self.roots)?;
             let done: BTreeSet<String> = kept.into_iter().map(|(key, ..)| authority_of(&key)).collect();
             for target in self.targets.iter_mut().filter(|t| done.contains(&t.authority.name)) {
                 target.signed = Some(number);
@@ -214,13 +219,20 @@ fn keys(store: &dyn Store, number: u64) -> Result<Vec<String>, StoreError> {
 fn kept(
     store: &dyn Store,
     keys: Vec<String>,
+    names: &[String],
     imprint: &Hash,
     roots: &[Vec<u8>],
 ) -> Result<Vec<(String, Hash, Stamp)>, StoreError> {
     let mut all = Vec::new();
-    for key in keys.into_iter().take(MAX_LOOKED) {
+    // Strangers' names may come first in a listing.
+    let (own, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|k| names.contains(&authority_of(k)));
+    for key in own.into_iter().chain(others).take(MAX_LOOKED) {
         let counts = |b: &[u8]| verify(b, Some(imprint), None, roots);
-        if let Some(body) = oldest(store, &key, MAX_RESPONSE as u64, &|b| counts(b).is_ok())?
+        let body = match oldest(store, &key, MAX_RESPONSE as u64, &|b| counts(b).is_ok()) {
+            Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission | Kind::Unreadable) => continue,
+            other => other?,
+        };
+        if let Some(body) = body
             && let Ok(stamp) = counts(&body)
         {
             all.push((key, sha256(&body), stamp));
@@ -258,6 +270,8 @@ pub struct Carry<'a> {
     pub key: &'a VerifierKey,
     /// The trust file's.
     pub roots: &'a [Vec<u8>],
+    /// The authorities that are asked.
+    pub names: &'a [String],
     /// What the log holds.
     pub known: &'a Known,
     /// The number of the newest checkpoint.
@@ -272,7 +286,7 @@ impl Carry<'_> {
     /// # Errors
     /// [`ReadError`].
     pub fn renewals(&self, ends: &mut Ends) -> Result<Vec<Renewal>, ReadError> {
-        let Carry { store, trail, key, roots, known, newest, now } = *self;
+        let Carry { store, trail, key, roots, names, known, newest, now } = *self;
         let mut out = Vec::new();
         if roots.is_empty() {
             return Ok(out);
@@ -281,7 +295,7 @@ impl Carry<'_> {
             let keys = keys(store, number)?;
             let committed = if keys.is_empty() { None } else { checkpoint(store, key, number, 0)? };
             match committed {
-                Some(c) => Ok(kept(store, keys, &sha256(&c.bytes), roots)?),
+                Some(c) => Ok(kept(store, keys, names, &sha256(&c.bytes), roots)?),
                 None => Ok(Vec::new()),
             }
         };

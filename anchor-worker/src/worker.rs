@@ -238,7 +238,9 @@ impl Worker {
         let gate = Gate::new(self.envelope.clone(), &self.trust, Box::new(certificate))
             .map_err(WorkerError::Setup)?;
         let mut ends = self.state.ends.clone();
+        let names = self.targets.authorities();
         let carry = Carry {
+            names: &names,
             store: &*self.store,
             trail: self.id,
             key: &self.key,
