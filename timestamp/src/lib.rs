@@ -26,7 +26,9 @@ use x509_cert::spki::AlgorithmIdentifierOwned;
 use x509_tsp::{Accuracy, MessageImprint, TimeStampReq, TimeStampResp, TspVersion};
 
 /// The largest response that is read, in bytes.
-pub const MAX_RESPONSE: usize = 64 << 10;
+pub const MAX_RESPONSE: usize = 24 << 10;
+/// So many certificates beside the signer's may be in one: a path is searched among them.
+const MAX_OTHERS: usize = 12;
 /// The media type of a request (RFC 3161 section 3.4).
 pub const REQUEST_TYPE: &str = "application/timestamp-query";
 /// The media type of a response.
@@ -233,6 +235,9 @@ pub fn verify(
         } else {
             others.push(der);
         }
+        if others.len() > MAX_OTHERS {
+            return Err(form("more certificates than a path needs"));
+        }
     }
     let (certificate, leaf) = leaf.ok_or(StampFault::NoCertificate)?;
     let signed_digest = check_signer(signer, &leaf)?;
@@ -241,7 +246,7 @@ pub fn verify(
     }
     check_usage(certificate)?;
     let said = gen_time(&info.gen_time)?;
-    verify_time_stamping(&leaf, &others, roots, said).map_err(|e| match e {
+    let path = verify_time_stamping(&leaf, &others, roots, said).map_err(|e| match e {
         ChainFault::Form => form("the signer's certificate"),
         ChainFault::Expired => StampFault::Expired(said),
         ChainFault::UnknownRoot => StampFault::UnknownRoot,
@@ -262,7 +267,10 @@ pub fn verify(
     {
         return Err(StampFault::Nonce);
     }
-    let end = certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs();
+    // It is vouched for as long as all that lead to the root are.
+    let end = |c: &Certificate| c.tbs_certificate.validity.not_after.to_unix_duration().as_secs();
+    let between = path.iter().filter_map(|der| Certificate::from_der(der).ok()).map(|c| end(&c));
+    let end = between.fold(end(certificate), u64::min);
     let not_after = i64::try_from(end).ok().and_then(|s| Time::from_unix(s, 0)).unwrap_or(Time::MAX);
     let serial = info.serial_number.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
     Ok(Stamp { imprint: has, at: latest(said, info.accuracy.as_ref()), serial, not_after })

@@ -87,7 +87,7 @@ pub enum ChainFault {
 /// `id-kp-timeStamping`, as in a DER object identifier.
 const TIME_STAMPING: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 8];
 
-/// Whether a certificate (DER) leads to one of `roots` at the time `at`, through some of `others`, for time-stamping.
+/// The certificates (DER) of `others` by which one leads to one of `roots` at the time `at`, for time-stamping.
 ///
 /// # Errors
 /// [`ChainFault`].
@@ -96,7 +96,7 @@ pub fn verify_time_stamping(
     others: &[Vec<u8>],
     roots: &[Vec<u8>],
     at: Time,
-) -> Result<(), ChainFault> {
+) -> Result<Vec<Vec<u8>>, ChainFault> {
     let der = CertificateDer::from(leaf);
     let leaf = webpki::EndEntityCert::try_from(&der).map_err(|_| ChainFault::Form)?;
     let roots: Vec<CertificateDer<'_>> = roots.iter().map(|r| CertificateDer::from(r.as_slice())).collect();
@@ -106,7 +106,7 @@ pub fn verify_time_stamping(
     let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let usage = webpki::KeyUsage::required_if_present(TIME_STAMPING);
     match leaf.verify_for_usage(&ALGORITHMS, &anchors, &others, now, usage, None, None) {
-        Ok(_) => Ok(()),
+        Ok(path) => Ok(path.intermediate_certificates().map(|c| c.der().to_vec()).collect()),
         Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
             Err(ChainFault::Expired)
         }
