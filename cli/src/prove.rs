@@ -164,6 +164,7 @@ impl VerifyProof {
                 Err(why) => writeln!(out, "timestamp  one that does not count: {why}")?,
             }
         }
+        let token = stamped;
         stamped |= checked.anchors.iter().any(|a| a.unchecked.is_none());
         if proven.cosigned.by.is_empty() {
             let who = "whoever has the log's key and the writer's";
@@ -200,6 +201,14 @@ impl VerifyProof {
                 out,
                 "chain      {unknown} anchor(s) of contracts or accounts that the trust file does not name"
             )?;
+        }
+        if !trust.timestamps.is_empty() && !token {
+            writeln!(
+                out,
+                "timestamp  none that counts, and the trust file names authorities: make a new proof"
+            )?;
+            writeln!(out, "verdict    {}", Verdict::Unanchored)?;
+            return Ok(ExitCode::from(2));
         }
         if !open.is_empty() {
             writeln!(out, "verdict    {}", Verdict::ChainNotChecked)?;

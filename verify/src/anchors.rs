@@ -14,6 +14,7 @@ use waxseal_trail::log::policy::Policy;
 use waxseal_trail::name;
 use waxseal_trail::statement::{Payload as _, Renewal};
 use waxseal_trail::time::Time;
+use waxseal_trail::trust::Trust;
 use waxseal_trail::valid;
 use waxseal_trail::verdict::{Finding, Verdict};
 
@@ -126,8 +127,10 @@ fn stamps<'k>(
                     // Another authority than the trust file's counts for nothing, and is nobody's fault.
                     None if matches!(why, Some(StampFault::UnknownRoot)) => {}
                     None => {
-                        let versions = session.store.has_versions();
-                        let verdict = if versions { Verdict::Foreign } else { Verdict::Tampered };
+                        // One that leads to no root for another reason may be another authority's, too.
+                        let chain = matches!(why, Some(StampFault::Chain(_) | StampFault::Expired(_)));
+                        let foreign = chain || session.store.has_versions();
+                        let verdict = if foreign { Verdict::Foreign } else { Verdict::Tampered };
                         let why = why.map_or("not there".to_owned(), |e| e.to_string());
                         let detail = format!("no time-stamp of its checkpoint that counts: {why}");
                         session.find(Finding::new(verdict, detail).at(*key));
@@ -175,7 +178,8 @@ fn stamps<'k>(
         let of_newest = good.iter().filter(|k| k.committed.number == newest.committed.number);
         found.all.extend(of_newest.map(|k| AnchorInfo {
             kind: "timestamp",
-            name: k.key.rsplit('/').next().and_then(|f| f.rsplit_once('-')).map_or("", |f| f.0).to_owned(),
+            // It is the name of an object, which anybody may have given it.
+            name: plain(k.key.rsplit('/').next().and_then(|f| f.rsplit_once('-')).map_or("", |f| f.0)),
             checkpoint: k.committed.number,
             at: k.stamp.at,
         }));
@@ -208,6 +212,11 @@ fn cosignatures(
     by_number: &BTreeMap<u64, Vec<&String>>,
     found: &mut Found,
 ) {
+    let by_certificate = |t: &Trust| t.writers.iter().any(|w| !w.cas.is_empty());
+    let all = match &session.options.anchor {
+        Anchor::File(trust) => by_certificate(trust) && !session.options.quick,
+        Anchor::Embedded => false,
+    };
     for committed in log.chain.iter().rev() {
         let Some(keys) = by_number.get(&committed.number) else { continue };
         let Ok(note) = Note::parse(&committed.bytes) else { continue };
@@ -220,7 +229,8 @@ fn cosignatures(
         // A witness whose clock is ahead of everybody's says nothing of when.
         let latest = session.options.now.saturating_add_seconds(SKEW).unix_seconds();
         let latest = u64::try_from(latest).unwrap_or(0);
-        for (name, seconds) in cosigned.by.iter().filter(|(_, t)| *t <= latest) {
+        let first = found.newest.is_none();
+        for (name, seconds) in cosigned.by.iter().filter(|(_, t)| first && *t <= latest) {
             found.all.extend(at(*seconds).map(|at| AnchorInfo {
                 kind: "witness",
                 name: name.clone(),
@@ -229,9 +239,12 @@ fn cosignatures(
             }));
         }
         if let Some(last) = policy.quorum_at(&cosigned, latest).and_then(at) {
-            found.newest = Some((committed.clone(), last));
             found.times.push((committed.checkpoint.size, last));
-            break;
+            found.newest.get_or_insert_with(|| (committed.clone(), last));
+            // When a certificate's statement was first seen, only all of them say.
+            if !all {
+                break;
+            }
         }
     }
 }
@@ -250,6 +263,11 @@ fn good_line(session: &Session<'_>, policy: &Policy, note: &Note, key: &str) -> 
         session.find(Finding::new(verdict, "no cosignature of its checkpoint").at(key));
     }
     good
+}
+
+/// What stands in a store, so that it repaints nobody's terminal.
+fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), "?")
 }
 
 /// Whether what there is is as new as it should be: `found` against the policy. Each kind of proof that the trust file names has to

@@ -253,7 +253,9 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
         let opened = memory.checkpoint.clone();
         // A time-stamp is a memory, too: of a checkpoint that there has to be.
         if let Ok(token) = opened.as_ref()
-            && token.first() == Some(&0x30)
+            && token.starts_with(b"0")
+            // DER in its long form: no note is that, whatever its log's name begins with.
+            && token.get(1).is_some_and(|b| *b >= 0x80)
         {
             match stamped(session, token) {
                 Ok(stamp) if chain.iter().any(|c| sha256(&c.bytes) == stamp.imprint) => {
@@ -418,9 +420,7 @@ fn checkpoints(session: &Session<'_>, key: &VerifierKey, keys: &[String]) -> (Ve
     }
     // A copy of the newest, by its name; in a directory it is one of them, byte for byte. There is a version for each round: the
     // older ones are copies of what has been looked at.
-    let mut copies = bodies(session, NEWEST, MAX_NOTE as u64, &|_| true);
-    copies.drain(..copies.len().saturating_sub(NEWEST_COPIES));
-    for bytes in copies {
+    for bytes in last_bodies(session, NEWEST, MAX_NOTE as u64, NEWEST_COPIES, &|_| true) {
         let numbered = chain.iter().any(|c| c.bytes == bytes) || strays.iter().any(|s| s.bytes == bytes);
         match Checkpoint::open(&bytes, key) {
             _ if numbered => {}
@@ -444,6 +444,17 @@ pub(crate) fn bodies(
     limit: u64,
     is: &dyn Fn(&[u8]) -> bool,
 ) -> Vec<Vec<u8>> {
+    last_bodies(session, key, limit, usize::MAX, is)
+}
+
+/// The same, of the last `most` versions.
+fn last_bodies(
+    session: &Session<'_>,
+    key: &str,
+    limit: u64,
+    most: usize,
+    is: &dyn Fn(&[u8]) -> bool,
+) -> Vec<Vec<u8>> {
     let mut versions: Vec<Version> = session.versions_of(key);
     let read = |at: At| match session.fetch(&at, limit) {
         Ok(object) => object.map(|o| o.body.unwrap_or_default()),
@@ -462,8 +473,9 @@ pub(crate) fn bodies(
             Err(e) => session.unreadable(key, None, &e),
         }
     }
-    let live = versions.into_iter().filter(|v| !v.delete_marker && v.bytes.is_none_or(|n| n <= limit));
-    live.filter_map(|v| read(At { key: v.key, version: v.id, bytes: v.bytes })).collect()
+    versions.retain(|v| !v.delete_marker && v.bytes.is_none_or(|n| n <= limit));
+    versions.drain(..versions.len().saturating_sub(most));
+    versions.into_iter().filter_map(|v| read(At { key: v.key, version: v.id, bytes: v.bytes })).collect()
 }
 
 /// Goes through all entries; `prefixes` are in the order of their sizes. Whether all entries could be read, and whether all of

@@ -7,14 +7,14 @@ use crate::chains::{self, about};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use waxseal_ethereum::receipt::{MAX_RECEIPT, Receipt};
 use waxseal_events::{EventsError, MAX_OBJECT, Reader as Events};
 use waxseal_log::{
     Committed, ReadError, Reader, checkpoint, cosignatures_prefix, latest, receipts_prefix, stamps_prefix,
 };
-use waxseal_store::{Store, StoreError, list_all_keys, oldest};
+use waxseal_store::{Kind, Store, StoreError, list_all_keys, oldest};
 use waxseal_trail::envelope::{Envelope, MAX_ENVELOPE};
 use waxseal_trail::hash::{Hash, leaf_hash, sha256};
 use waxseal_trail::log::note::{Line, MAX_LINES, Note, VerifierKey};
@@ -37,6 +37,8 @@ const MAX_TOKENS: usize = 2;
 const LAST: u64 = 48;
 /// So many receipts of a checkpoint are looked at.
 const MAX_RECEIPTS: usize = 8;
+/// So many objects are looked at for them.
+const MAX_LOOKED: usize = 32;
 /// So many bundles are kept in memory.
 const MAX_BUNDLES: usize = 32;
 
@@ -87,6 +89,14 @@ fn bad(key: &str, why: impl Display) -> ProveError {
 
 /// What a header says, and its envelope.
 type Header = (Batch, Vec<u8>);
+
+/// What was read; nothing, where nobody may read what lies there.
+fn readable(read: Result<Option<Vec<u8>>, StoreError>) -> Result<Option<Vec<u8>>, StoreError> {
+    match read {
+        Err(e) if matches!(e.kind, Kind::Archived | Kind::Permission | Kind::Unreadable) => Ok(None),
+        other => other,
+    }
+}
 
 /// A record, its path and its header.
 #[derive(Clone)]
@@ -199,7 +209,7 @@ impl<'a> Prover<'a> {
             good.then_some(receipt)
         };
         for key in keys.iter().take(MAX_RECEIPTS) {
-            let body = oldest(self.store, key, MAX_RECEIPT as u64, &|b| good(b).is_some())?;
+            let body = readable(oldest(self.store, key, MAX_RECEIPT as u64, &|b| good(b).is_some()))?;
             if let Some((receipt, body)) = body.and_then(|b| Some((good(&b)?, b)))
                 && let Ok(value) = serde_json::from_slice(&body)
             {
@@ -220,9 +230,18 @@ impl<'a> Prover<'a> {
         list_all_keys(self.store, &stamps_prefix(committed.number), &mut |k| keys.push(k))?;
         let imprint = sha256(&committed.bytes);
         let good = |b: &[u8]| waxseal_timestamp::verify(b, Some(&imprint), None, self.roots).is_ok();
-        for key in keys.iter().filter(|k| k.ends_with("-0.tsr")).take(MAX_TOKENS) {
-            let found = oldest(self.store, key, waxseal_timestamp::MAX_RESPONSE as u64, &good)?;
-            tokens.extend(found.map(|b| Token { response: BASE64.encode(&b), sha256: sha256(&b) }));
+        let mut of = BTreeSet::new();
+        for key in keys.iter().filter(|k| k.ends_with(".tsr")).take(MAX_LOOKED) {
+            // Of each authority one, of strangers and what nobody may read none.
+            let authority = key.rsplit_once('-').map(|(name, _)| name);
+            if tokens.len() >= MAX_TOKENS || of.contains(&authority) {
+                continue;
+            }
+            let found = oldest(self.store, key, waxseal_timestamp::MAX_RESPONSE as u64, &good);
+            if let Some(b) = readable(found)? {
+                of.insert(authority);
+                tokens.push(Token { response: BASE64.encode(&b), sha256: sha256(&b) });
+            }
         }
         Ok(tokens)
     }
