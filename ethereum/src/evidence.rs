@@ -51,12 +51,12 @@ pub struct Wanted<'a> {
     pub contract: Address,
     /// Who anchored.
     pub sender: Address,
-    /// The checkpoint.
-    pub about: &'a About,
+    /// The checkpoints.
+    pub about: &'a [About],
 }
 
-/// The receipt of a transaction that was mined, with all the proofs that the node has; checked. `None` if it was not mined, or its
-/// block is not there any more.
+/// The receipts of a transaction that was mined, one for each checkpoint, with all the proofs that the node has; checked. `None` if
+/// it was not mined, or its block is not there any more.
 ///
 /// # Errors
 /// [`EvidenceError`].
@@ -64,7 +64,7 @@ pub fn collect(
     rpc: &Rpc<'_>,
     wanted: &Wanted<'_>,
     transaction: B256,
-) -> Result<Option<Receipt>, EvidenceError> {
+) -> Result<Option<Vec<Receipt>>, EvidenceError> {
     let Some(own) = rpc.receipt(transaction)? else { return Ok(None) };
     let hash: B256 = field(&own, "blockHash").unwrap_or_default();
     let contradiction =
@@ -73,57 +73,62 @@ pub fn collect(
     let index = number("transactionIndex").ok_or_else(|| contradiction("the receipt has no index"))?;
     let block_number = number("blockNumber").ok_or_else(|| contradiction("the receipt has no block"))?;
     let gas_used = number("gasUsed").ok_or_else(|| contradiction("the receipt has no gas"))?;
-    let hashed = B256::from(wanted.about.hash.0);
     let logs: Vec<alloy_rpc_types_eth::Log> = field(&own, "logs").unwrap_or_default();
-    let events = (0..).zip(&logs).filter(|(_, l)| l.inner.address == wanted.contract);
-    let mut events =
-        events.filter_map(|(i, l)| Some((i, HashAnchored::decode_log_validate(&l.inner).ok()?.data)));
-    let event = events.find(|(_, e)| e.hash == hashed && e.submitter == wanted.sender);
-    let (log_index, event) = event.ok_or(EvidenceError::OtherTransaction(transaction))?;
-
     let Some(block) = rpc.whole_block(hash)? else { return Ok(None) };
-    let time = i64::try_from(event.timestamp.saturating_to::<u64>()).ok();
-    let timestamp = time.and_then(|t| Time::from_unix(t, 0));
-    let mut receipt = Receipt {
-        format: FORMAT.to_owned(),
-        chain: wanted.chain,
-        contract: wanted.contract,
-        sender: wanted.sender,
-        hash: wanted.about.hash,
-        merkle_root: wanted.about.root,
-        metadata: event.metadata,
-        transaction_hash: transaction,
-        transaction_index: index,
-        block_number,
-        block_hash: hash,
-        timestamp: timestamp.ok_or_else(|| contradiction("the event's time is none"))?,
-        gas_used,
-        log_index,
-        proof: None,
-    };
-    if let Some(rebuilt) = Rebuilt::new(rpc, &block, hash)? {
-        if !rebuilt.holds {
+    let proof = match Rebuilt::new(rpc, &block, hash)? {
+        Some(rebuilt) if !rebuilt.holds => {
             return Err(contradiction("its transactions or receipts are not those that its header is over"));
         }
-        receipt.proof = rebuilt.prove(index);
-        if receipt.proof.is_none() {
-            return Err(contradiction("it has no such transaction"));
+        Some(rebuilt) => {
+            Some(rebuilt.prove(index).ok_or_else(|| contradiction("it has no such transaction"))?)
         }
-        let state = state(rpc, &receipt, hashed)?;
-        if let Some(proof) = &mut receipt.proof {
-            proof.state = state;
+        None => None,
+    };
+    let mut receipts = Vec::new();
+    for about in wanted.about {
+        let hashed = B256::from(about.hash.0);
+        let events = (0..).zip(&logs).filter(|(_, l)| l.inner.address == wanted.contract);
+        let mut events =
+            events.filter_map(|(i, l)| Some((i, HashAnchored::decode_log_validate(&l.inner).ok()?.data)));
+        let event = events.find(|(_, e)| e.hash == hashed && e.submitter == wanted.sender);
+        let (log_index, event) = event.ok_or(EvidenceError::OtherTransaction(transaction))?;
+        let time = i64::try_from(event.timestamp.saturating_to::<u64>()).ok();
+        let timestamp = time.and_then(|t| Time::from_unix(t, 0));
+        let mut receipt = Receipt {
+            format: FORMAT.to_owned(),
+            chain: wanted.chain,
+            contract: wanted.contract,
+            sender: wanted.sender,
+            hash: about.hash,
+            merkle_root: about.root,
+            metadata: event.metadata,
+            transaction_hash: transaction,
+            transaction_index: index,
+            block_number,
+            block_hash: hash,
+            timestamp: timestamp.ok_or_else(|| contradiction("the event's time is none"))?,
+            gas_used,
+            log_index,
+            proof: proof.clone(),
+        };
+        receipt.is_about(about).map_err(|e| contradiction(&e.to_string()))?;
+        if receipt.proof.is_some() {
+            let state = state(rpc, &receipt, hashed)?;
+            if let Some(proof) = &mut receipt.proof {
+                proof.state = state;
+            }
+            // What the node says of its state may be behind: without it the receipt is still one.
+            let faulty = ["account", "anchor", "digest", "sender", "state"];
+            if matches!(receipt.check(), Err(ReceiptFault::Part { what, .. }) if faulty.contains(&what))
+                && let Some(proof) = &mut receipt.proof
+            {
+                proof.state = None;
+            }
+            receipt.check().map_err(|e| contradiction(&e.to_string()))?;
         }
-        // What the node says of its state may be behind: without it the receipt is still one.
-        if let Err(ReceiptFault::Part { what: "account" | "anchor" | "digest" | "sender" | "state", .. }) =
-            receipt.check()
-            && let Some(proof) = &mut receipt.proof
-        {
-            proof.state = None;
-        }
-        receipt.check().map_err(|e| contradiction(&e.to_string()))?;
+        receipts.push(receipt);
     }
-    receipt.is_about(wanted.about).map_err(|e| contradiction(&e.to_string()))?;
-    Ok(Some(receipt))
+    Ok(Some(receipts))
 }
 
 fn field<T: serde::de::DeserializeOwned>(of: &Value, name: &str) -> Option<T> {

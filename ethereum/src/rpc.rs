@@ -125,7 +125,9 @@ impl<'a> Rpc<'a> {
     /// # Errors
     /// [`RpcError`].
     pub fn ask<T: DeserializeOwned>(&self, method: &'static str, params: Value) -> Result<T, RpcError> {
-        let gone = |what: String| RpcError::Unreachable { place: self.place(), what };
+        // Whoever answers may say the URL, too.
+        let gone =
+            |what: String| RpcError::Unreachable { place: self.place(), what: redact(&what, self.url) };
         let request = Request::new(method, Id::Number(1), params);
         let body = serde_json::to_vec(&request).map_err(|e| gone(e.to_string()))?;
         let (status, answer) = self.post.post(self.url, &body, MAX_ANSWER).map_err(gone)?;
@@ -141,7 +143,7 @@ impl<'a> Rpc<'a> {
                 place: self.place(),
                 method,
                 code: e.code,
-                message: said(&e.message),
+                message: redact(&said(&e.message), self.url),
             }),
         }
     }
@@ -323,6 +325,15 @@ pub fn place(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
+/// A text without those parts of a URL that may be keys.
+fn redact(text: &str, url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let parts = rest.split(['/', '?', '&', '=', '#']).chain(user.split(':')).filter(|p| p.len() >= 6);
+    parts.fold(text.to_owned(), |text, part| text.replace(part, "…"))
+}
+
 /// What a stranger says, in one line and not too long.
 fn said(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
@@ -341,6 +352,15 @@ mod tests {
             ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
         ] {
             assert_eq!(place(url), said);
+        }
+    }
+
+    #[test]
+    fn nor_in_what_nodes_answer() {
+        let url = "https://user:secret1@node.example.com/v3/0123456789abcdef?key=topsecret";
+        for text in ["Cannot POST /v3/0123456789abcdef", "bad key topsecret", "user:secret1 is wrong"] {
+            let said = redact(text, url);
+            assert!(["0123456789abcdef", "topsecret", "secret1"].iter().all(|s| !said.contains(s)), "{said}");
         }
     }
 
