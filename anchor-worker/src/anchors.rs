@@ -50,6 +50,8 @@ pub struct Standing {
     pub failures: u32,
     /// The number of the last checkpoint that it has signed, as far as is known.
     pub signed: Option<u64>,
+    /// Since when it lacks something that should be there, where that takes longer than an answer.
+    pub wanting: Option<Time>,
 }
 
 /// A checkpoint of the log of `key`, to be shown.
@@ -148,6 +150,7 @@ impl Targets {
             last_success: t.last_success,
             failures: t.failures,
             signed: t.done,
+            wanting: None,
         };
         let chains = self.chains.iter().map(Chain::standing);
         self.targets.iter().map(of).chain(self.authorities.standing()).chain(chains).collect()

@@ -68,7 +68,7 @@ pub struct RawChain {
     pub password: Option<Text>,
     /// The most that a unit of gas may cost, in gwei. While it costs more nothing is sent.
     pub max_fee_gwei: Gwei,
-    /// The most of it that goes to whoever makes the block. Default 2.
+    /// The most of it that is offered at first to whoever makes the block; what is sent again offers an eighth more. Default 2.
     #[serde(default = "two_gwei")]
     pub max_priority_fee_gwei: Gwei,
     /// When an anchor counts as made: `finalized` (the default; the chain has to know it), or a number of blocks, its own included.
@@ -369,8 +369,11 @@ fn chain(raw: &RawChain) -> Result<Settings, String> {
     if let Some(n) = urls.iter().position(|u| !["http://", "https://"].iter().any(|s| u.starts_with(s))) {
         return Err(format!("rpcs[{n}]: it begins with neither http:// nor https://"));
     }
-    if raw.poll.0 < Duration::from_secs(1) {
-        return Err("poll: one second or more".to_owned());
+    if raw.poll.0 < Duration::from_secs(1) || raw.interval.0 < Duration::from_secs(1) {
+        return Err("poll and interval: one second or more".to_owned());
+    }
+    if raw.resubmit_after.0 < Duration::from_secs(10) {
+        return Err("resubmit_after: ten seconds or more".to_owned());
     }
     Ok(Settings {
         chain: raw.chain,

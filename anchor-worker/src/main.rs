@@ -141,10 +141,10 @@ impl DeployContract {
         let gwei = gwei.trim_end_matches('0').trim_end_matches('.');
         writeln!(out, "    max_fee_gwei: {gwei}\n# Trust files:\nethereum:")?;
         let (contract, block) = (made.contract, made.block);
-        let chain = self.chain;
         writeln!(
             out,
-            "  - {{chain: {chain}, contract: \"{contract}\", sender: \"{writer}\", from: {block}}}"
+            "  - chain: {}\n    contract: \"{contract}\"\n    sender: \"{writer}\"\n    from: {block}",
+            self.chain
         )?;
         Ok(())
     }
@@ -320,7 +320,11 @@ fn anchor(worker: &mut Worker, metrics: &Metrics) -> anyhow::Result<()> {
             Ok(()) => tracing::info!("{} {} has signed", s.kind, s.name),
             Err((why, alarm)) => {
                 if alarm {
-                    metrics.alarm();
+                    if s.kind == "chain" {
+                        metrics.chain_alarm()
+                    } else {
+                        metrics.alarm()
+                    }
                     tracing::error!("ALARM: {} {}: {why}", s.kind, s.name);
                 } else {
                     tracing::warn!("{} {}: {why}", s.kind, s.name);

@@ -64,7 +64,9 @@ pub struct Metrics {
     target_success: Family<Target, Seconds>,
     target_failures: Family<Target, Gauge>,
     target_checkpoint: Family<Target, Gauge>,
+    target_waiting: Family<Target, Seconds>,
     alarms: Counter,
+    chain_alarms: Counter,
 }
 
 fn unix(t: Time) -> f64 {
@@ -131,6 +133,7 @@ impl Metrics {
             let at = s.last_success.map_or(0.0, unix);
             self.target_success.get_or_create(&target).set(at);
             self.target_failures.get_or_create(&target).set(i64::from(s.failures));
+            self.target_waiting.get_or_create(&target).set(s.wanting.map_or(0.0, unix));
             self.target_checkpoint.get_or_create(&target).set(s.signed.map_or(-1, gauge));
         }
     }
@@ -138,6 +141,11 @@ impl Metrics {
     /// Somebody has seen a log that this one does not extend.
     pub fn alarm(&self) {
         self.alarms.inc();
+    }
+
+    /// Nodes of a chain lie, or one of them does.
+    pub fn chain_alarm(&self) {
+        self.chain_alarms.inc();
     }
 
     /// What the store was asked so far.
@@ -206,6 +214,17 @@ impl Metrics {
             "When a target last signed what it was shown, since 1970; 0: not yet",
             Unit::Seconds,
             self.target_success.clone(),
+        );
+        r.register_with_unit(
+            "target_waiting_time",
+            "Since when a chain lacks an anchor that is due, sent or not, since 1970; 0: it lacks none",
+            Unit::Seconds,
+            self.target_waiting.clone(),
+        );
+        r.register(
+            "chain_alarms",
+            "Answers of a chain's nodes that do not fit together, or that they disagree on for long",
+            self.chain_alarms.clone(),
         );
         r.register("target_failures", "Tries that failed since then", self.target_failures.clone());
         r.register(

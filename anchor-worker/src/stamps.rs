@@ -112,6 +112,7 @@ impl Authorities {
             last_success: t.last_success,
             failures: t.failures,
             signed: t.signed,
+            wanting: None,
         })
     }
 

@@ -66,6 +66,16 @@ pub enum StateError {
         /// The cause.
         source: io::Error,
     },
+    /// What is kept of a chain cannot be used.
+    #[error(
+        "{path}: {what}. If it is to be forgotten, move it away: the contract is then asked what is anchored"
+    )]
+    Chain {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// Of another trail or log, or of a later version.
     #[error(
         "{path}: {what}. If it is to be forgotten, move it away: the log is then read from its beginning"

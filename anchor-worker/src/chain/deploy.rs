@@ -67,22 +67,21 @@ pub fn deploy(
     broadcast(&open, &raw)?;
     let start = Instant::now();
     loop {
-        if let Some(mined) = open.mined(hash)? {
+        // It is sent, and may be paid for: what fails now is asked again.
+        if let Ok(Some(mined)) = open.mined(hash) {
             if !mined.status {
                 return Err(ChainError::Operator(format!("transaction {hash} was reverted")));
             }
-            // Its code is what it should be, by all nodes.
-            nodes.open(Some(contract))?;
-            return Ok(Deployed {
-                contract,
-                transaction: hash,
-                block: mined.block_number,
-                gas: mined.gas_used,
-            });
+            // Its code is what it should be.
+            if nodes.open(Some(contract)).is_ok_and(|with| with.failed.is_empty()) {
+                let (block, gas) = (mined.block_number, mined.gas_used);
+                return Ok(Deployed { contract, transaction: hash, block, gas });
+            }
         }
         if start.elapsed() > what.patience {
             let why = format!(
-                "transaction {hash} is in no block after {} s: look it up before you try again",
+                "transaction {hash} is in no block that all nodes have after {} s: look it up, and contract {contract}, before you try \
+                 again",
                 what.patience.as_secs()
             );
             return Err(ChainError::Operator(why));

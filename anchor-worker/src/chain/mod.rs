@@ -42,6 +42,10 @@ use waxseal_trail::valid::{self, Place};
 const KIND: &str = "chain";
 /// So many checkpoints go into one transaction.
 pub const MAX_BATCH: u64 = 24;
+/// The longest wait after a failure.
+const LONGEST: Duration = Duration::from_secs(300);
+/// Nodes that disagree for so many seconds are not just one behind the other.
+const LASTING: i64 = 300;
 /// A transaction whose nonce is taken, and of which no node knows anything, is given up after so many seconds.
 const GONE: i64 = 120;
 /// A node without a notion of final blocks does not lose one that is so deep.
@@ -104,6 +108,10 @@ pub struct Chain {
     announced: bool,
     last_success: Option<Time>,
     failures: u32,
+    /// Since when something is lacking that should be there.
+    wanting: Option<Time>,
+    /// Since when nodes disagree.
+    disagree: Option<Time>,
     /// Not before.
     next: Option<Time>,
 }
@@ -152,6 +160,8 @@ impl Chain {
             announced: false,
             last_success: None,
             failures: 0,
+            wanting: None,
+            disagree: None,
             next: None,
         })
     }
@@ -169,6 +179,7 @@ impl Chain {
             last_success: self.last_success,
             failures: self.failures,
             signed: self.state.anchored,
+            wanting: self.wanting,
         }
     }
 
@@ -193,7 +204,8 @@ impl Chain {
 
     fn next_anchor(&self) -> Time {
         let interval = i64::try_from(self.settings.interval.as_secs()).unwrap_or(i64::MAX);
-        self.state.last.map_or(Time::MIN, |t| t.saturating_add_seconds(interval))
+        // A job that is run once an hour comes a little earlier or later.
+        self.state.last.map_or(Time::MIN, |t| t.saturating_add_seconds(interval - interval / 10))
     }
 
     /// The first checkpoint that is to be anchored next, if the newest is `newest`.
@@ -201,23 +213,28 @@ impl Chain {
         let sent = self.state.sent.iter().flat_map(|s| s.checkpoints.iter().copied());
         match sent.chain(self.state.anchored).max() {
             Some(last) => last.checked_add(1),
-            None => Some(newest),
+            None => Some(self.state.first.unwrap_or(newest)),
         }
     }
 
     /// What to anchor now.
     fn due_checkpoints(&self, newest: u64, now: Time) -> Vec<u64> {
-        let Some(from) = self.next_number(newest).filter(|n| *n <= newest) else { return Vec::new() };
-        let backlog = newest - from + 1;
+        let from = self.next_number(newest).unwrap_or(u64::MAX);
+        let each = self.settings.each;
+        let mut wanted = self.state.again.clone();
+        // The newest is over all of them.
+        wanted.retain(|n| if each { *n <= newest } else { *n == newest });
+        if from <= newest {
+            wanted.extend(if each { from } else { newest }..=newest.min(from.saturating_add(MAX_BATCH)));
+            wanted.insert(newest);
+        }
         // One at a time; and what waits for a whole transaction does not wait for its hour, too.
-        let waits = self.next_anchor() > now && !(self.settings.each && backlog >= MAX_BATCH);
-        if self.state.sent.iter().any(|s| !s.is_mined()) || waits {
+        let later = self.state.last.is_some_and(|t| t <= now) && self.next_anchor() > now;
+        let waits = later && !(each && wanted.len() as u64 >= MAX_BATCH);
+        if self.state.sent.iter().any(|s| !s.is_mined()) || waits || wanted.is_empty() {
             return Vec::new();
         }
-        match self.settings.each {
-            true => (from..=newest).take(usize::try_from(MAX_BATCH).unwrap_or(1)).collect(),
-            false => vec![newest],
-        }
+        wanted.into_iter().take(usize::try_from(MAX_BATCH).unwrap_or(1)).collect()
     }
 
     /// Looks at what is under way, and anchors what is due.
@@ -227,7 +244,9 @@ impl Chain {
     pub fn show(&mut self, showing: &Showing<'_>) -> Result<Vec<Shown>, StoreError> {
         let now = showing.now;
         let before = self.state.anchored;
+        let number = showing.committed.number;
         let result = self.tick(showing);
+        self.wanting = if self.is_lacking(number, now) { self.wanting.or(Some(now)) } else { None };
         let name = self.settings.chain.to_string();
         let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
         let shown = |result| Shown { kind: KIND, name: name.clone(), result };
@@ -238,17 +257,27 @@ impl Chain {
         }
         match result {
             Ok(complaints) => {
-                self.failures = 0;
+                (self.failures, self.disagree) = (0, None);
                 self.next = Some(now.saturating_add_seconds(seconds(self.settings.poll).max(1)));
                 all.extend(complaints.into_iter().map(|c| shown(Err((c, false)))));
             }
             Err(e) => {
-                let wait = back_off(self.failures, self.settings.interval);
+                let wait = back_off(self.failures, self.settings.interval.min(LONGEST));
                 self.failures = self.failures.saturating_add(1);
                 self.next = Some(now.saturating_add_seconds(seconds(wait)));
                 match e {
                     TickError::Store(e) => return Err(e),
-                    TickError::Chain(e) => all.push(shown(Err((e.to_string(), e.is_alarm())))),
+                    TickError::Chain(e) => {
+                        // One node is often a block behind another: that is no alarm before it has lasted.
+                        let lasts = match &e {
+                            ChainError::Disagree { .. } => {
+                                let since = *self.disagree.get_or_insert(now);
+                                now >= since.saturating_add_seconds(LASTING)
+                            }
+                            _ => true,
+                        };
+                        all.push(shown(Err((e.to_string(), e.is_alarm() && lasts))));
+                    }
                     other => all.push(shown(Err((other.to_string(), false)))),
                 }
             }
@@ -261,6 +290,10 @@ impl Chain {
         let newest = showing.committed.number;
         if self.state.sent.is_empty() && self.due_checkpoints(newest, showing.now).is_empty() {
             return Ok(Vec::new());
+        }
+        if self.state.first.is_none() && self.state.anchored.is_none() {
+            self.state.first = Some(newest);
+            self.file.save(&self.state)?;
         }
         let contract = Some(self.settings.contract);
         // Borrowed apart from the state, which changes below.
@@ -290,8 +323,15 @@ impl Chain {
         let sent = self.state.sent[index].clone();
         if let Some(first) = sent.receipts.first() {
             let (number, hash) = (first.block_number, first.block_hash);
-            if open.has_block(number, hash)? {
-                return self.settle(showing, open, index, number);
+            match open.has_block(number, hash) {
+                // At the tip of a chain nodes may be of two minds for a while: an alarm it is where they should not be any more.
+                Ok(Some(true)) | Err(ChainError::Disagree { .. }) => {
+                    return self.settle(showing, open, index, number);
+                }
+                // Nobody has got so far.
+                Ok(None) => return Ok(true),
+                Ok(Some(false)) => {}
+                Err(e) => return Err(e.into()),
             }
             // Its block was replaced by another.
             let names = numbers(&sent.checkpoints);
@@ -308,6 +348,14 @@ impl Chain {
         for attempt in sent.attempts.iter().rev() {
             let Some(mined) = open.mined(attempt.hash)? else { continue };
             if !mined.status {
+                // One node's word at the tip is not enough to forget a transaction.
+                let (block, hash) = (mined.block_number, mined.block_hash);
+                let settled = open.settled(self.settings.confirmations)? >= block;
+                if !settled || open.has_block(block, hash)? != Some(true) {
+                    return Ok(true);
+                }
+                open.agreed("a receipt", |rpc| rpc.mined(attempt.hash))?;
+                self.state.again.extend(&sent.checkpoints);
                 let names = numbers(&sent.checkpoints);
                 tracing::error!(
                     "chain {}: transaction {} was reverted ({} gas); {names} will be anchored anew",
@@ -335,26 +383,42 @@ impl Chain {
         checkpoints: &[u64],
         transaction: B256,
     ) -> Result<Option<Vec<Receipt>>, TickError> {
-        let mut receipts: Vec<Receipt> = Vec::new();
+        let mut all = Vec::new();
         for number in checkpoints {
-            let Some(committed) = committed(showing, *number)? else { continue };
-            let about = about(&committed);
-            let (chain, contract) = (self.settings.chain, self.settings.contract);
-            let wanted = Wanted { chain, contract, sender: self.sender.address(), about: &about };
-            let mut found = Ok(None);
-            for rpc in &open.nodes {
-                found = collect(rpc, &wanted, transaction);
-                if matches!(found, Ok(Some(_))) {
-                    break;
-                }
+            all.extend(committed(showing, *number)?.map(|c| about(&c)));
+        }
+        let (chain, contract) = (self.settings.chain, self.settings.contract);
+        let wanted = Wanted { chain, contract, sender: self.sender.address(), about: &all };
+        // How much they prove: a node that has less does not keep another from being asked.
+        let worth = |r: &[Receipt]| match r.first().map(|r| &r.proof) {
+            Some(Some(proof)) if proof.state.is_some() => 3,
+            Some(Some(_)) => 2,
+            Some(None) => 1,
+            None => 0,
+        };
+        let mut best: Vec<Receipt> = Vec::new();
+        let mut failed = None;
+        for rpc in &open.nodes {
+            match collect(rpc, &wanted, transaction) {
+                Ok(Some(found)) if worth(&found) > worth(&best) => best = found,
+                Ok(_) => {}
+                Err(e) => failed = Some(e),
             }
-            match found.map_err(ChainError::from)? {
-                // All of one block.
-                Some(r) if receipts.first().is_none_or(|f| f.block_hash == r.block_hash) => receipts.push(r),
-                _ => return Ok(None),
+            if worth(&best) == 3 {
+                break;
             }
         }
-        Ok((!receipts.is_empty()).then_some(receipts))
+        match (best.is_empty(), failed) {
+            (true, Some(e)) => return Err(ChainError::from(e).into()),
+            (false, Some(e)) => tracing::error!("chain {chain}: {e}"),
+            (_, None) => {}
+        }
+        if worth(&best) == 1 {
+            tracing::error!(
+                "chain {chain}: no node can prove transaction {transaction}: its receipt only says where to ask"
+            );
+        }
+        Ok((!best.is_empty()).then_some(best))
     }
 
     /// Writes receipts once the chain cannot lose them; whether it is still to be watched.
@@ -396,7 +460,7 @@ impl Chain {
     /// Whether all nodes have the block; those that are behind will.
     fn is_everywhere(&self, open: &Open<'_>, index: usize) -> Result<bool, TickError> {
         let Some(first) = self.state.sent[index].receipts.first() else { return Ok(false) };
-        Ok(open.has_block(first.block_number, first.block_hash)?)
+        Ok(open.has_block(first.block_number, first.block_hash)? == Some(true))
     }
 
     /// Keeps a receipt; the number of its checkpoint.
@@ -413,6 +477,12 @@ impl Chain {
         Ok(number)
     }
 
+    /// Has checkpoints anchored by another transaction: the contract is asked first whether they are.
+    fn give_up(&mut self, sent: &Sent) {
+        self.state.again.extend(&sent.checkpoints);
+        self.state.last = None;
+    }
+
     /// Sends again what is in no block: as it was, or with higher fees.
     fn push(&mut self, showing: &Showing<'_>, open: &Open<'_>, index: usize) -> Result<bool, TickError> {
         let now = showing.now;
@@ -420,9 +490,21 @@ impl Chain {
         let names = numbers(&sent.checkpoints);
         let Some(nonce) = sent.nonce else {
             // Found on the chain, and there no longer.
+            self.give_up(&sent);
             return Ok(false);
         };
-        if self.nonce(open)? > nonce {
+        let agreed = self.nonce(open)?;
+        let earlier = self.state.sent[..index].iter().any(|s| s.nonce.is_some_and(|n| n >= agreed));
+        if agreed < nonce && !earlier {
+            // What came before it is in no block any more, and forgotten: it would wait for that for ever.
+            tracing::warn!(
+                "chain {}: nonce {nonce} is too high now; {names} will be anchored anew",
+                self.settings.chain
+            );
+            self.give_up(&sent);
+            return Ok(false);
+        }
+        if agreed > nonce {
             // Mined, then, and the nodes do not know yet; or another transaction has taken its nonce.
             let since = sent.gone.unwrap_or(now);
             if sent.gone.is_none() {
@@ -438,6 +520,7 @@ impl Chain {
                  be anchored anew",
                 self.sender.address()
             );
+            self.give_up(&sent);
             return Ok(false);
         }
         let last = sent.attempts.last().cloned();
@@ -489,6 +572,8 @@ impl Chain {
             if anchor.timestamp.is_zero() {
                 wanted.push((*number, hash, metadata(showing, &committed)?));
             } else if anchor.submitter == self.sender.address() {
+                // The others come next.
+                self.state.again.extend(wanted.iter().map(|w| w.0).filter(|_| self.settings.each));
                 return self.adopt(showing, open, *number, hash, &anchor);
             } else {
                 let chain = self.settings.chain;
@@ -503,7 +588,13 @@ impl Chain {
                 tracing::error!("chain {chain}: {why}");
             }
         }
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+            // Others have anchored all of them: that is said once.
+            self.state.anchored = self.state.anchored.max(due.last().copied());
+            self.state.again.retain(|n| !due.contains(n));
+            self.file.save(&self.state)?;
+            return Ok(());
+        };
         let names = numbers(&[first.0, last.0]);
         self.may_write(open)?;
         let data: Bytes = if wanted.len() == 1 {
@@ -515,7 +606,9 @@ impl Chain {
         let (from, to) = (self.sender.address(), self.settings.contract);
         let fees = self.fees(open)?;
         let gas = open.first(|rpc| rpc.estimate(from, Some(to), &data))?;
-        let gas = gas.saturating_add(gas / 4);
+        // What the code takes is known: a node that says less would have it fail, and paid for.
+        let least = 30_000 + 60_000 * wanted.len() as u64;
+        let gas = gas.saturating_add(gas / 4).max(least);
         let cost = U256::from(gas) * U256::from(fees.max);
         let balance = open.first(|rpc| rpc.balance(from))?;
         if balance < cost {
@@ -526,6 +619,12 @@ impl Chain {
             return Err(ChainError::Operator(why).into());
         }
         let nonce = self.nonce(open)?;
+        if self.state.sent.iter().any(|s| s.nonce.is_some_and(|n| n >= nonce)) {
+            let why = format!(
+                "the nodes say that account {from} has sent {nonce} transactions, and there were more: they are behind"
+            );
+            return Err(ChainError::Operator(why).into());
+        }
         let attempt = self.sign(now, nonce, gas, &data, fees)?;
         tracing::info!(
             "chain {}: anchoring {names}, transaction {} with at most {} gwei",
@@ -544,9 +643,14 @@ impl Chain {
             written: false,
             gone: None,
         });
-        self.state.last = Some(now);
+        let before = (self.state.last.replace(now), self.state.again.clone());
+        self.state.again.retain(|n| self.settings.each && !due.contains(n));
         // Before anybody hears of it: whoever comes after a crash sends this one again.
-        self.file.save(&self.state)?;
+        if let Err(e) = self.file.save(&self.state) {
+            self.state.sent.pop();
+            (self.state.last, self.state.again) = before;
+            return Err(e.into());
+        }
         self.broadcast(open, &raw)?;
         Ok(())
     }
@@ -561,7 +665,14 @@ impl Chain {
         anchor: &anchorsReturn,
     ) -> Result<(), TickError> {
         let at = anchor.timestamp.saturating_to::<u64>();
-        let Some(transaction) = open.first(|rpc| self.find(rpc, hash, at))? else {
+        let mut transaction = None;
+        for rpc in &open.nodes {
+            transaction = self.find(rpc, hash, at).unwrap_or_default();
+            if transaction.is_some() {
+                break;
+            }
+        }
+        let Some(transaction) = transaction else {
             let why = format!("checkpoint {number} is anchored, and no node knows the event");
             return Err(ChainError::Operator(why).into());
         };
@@ -569,6 +680,7 @@ impl Chain {
             "chain {}: checkpoint {number} is anchored already, by {transaction}",
             self.settings.chain
         );
+        self.state.again.retain(|n| self.settings.each && *n != number);
         self.state.sent.push(Sent {
             nonce: None,
             gas: 0,
@@ -608,7 +720,12 @@ impl Chain {
         let submitter = self.sender.address().into_word();
         let topics = [Some(HashAnchored::SIGNATURE_HASH), Some(hash), Some(submitter)];
         // On quick chains several blocks have the same time.
-        let logs = rpc.logs(self.settings.contract, &topics, low, At::Number(low.saturating_add(100)))?;
+        let logs = rpc.logs(
+            self.settings.contract,
+            &topics,
+            low,
+            At::Number(low.saturating_add(100).min(newest.number)),
+        )?;
         Ok(logs.iter().find_map(|l| l.transaction_hash))
     }
 
@@ -659,12 +776,15 @@ fn fees(open: &Open<'_>, cap: u128, max_priority: u128) -> Result<Fees, ChainErr
     let base = base.ok_or_else(|| ChainError::Operator("the chain has no base fee (EIP-1559)".to_owned()))?;
     // Not every node has an opinion.
     let usual = open.first(|rpc| rpc.priority_fee()).unwrap_or(max_priority);
-    let priority = usual.min(max_priority);
+    // Nothing at all is taken by nobody.
+    let priority = usual.max(max_priority / 20).min(max_priority);
     let now = base.saturating_add(priority);
     if now > cap {
         return Err(ChainError::FeeCap { now, cap });
     }
-    Ok(Fees { max: base.saturating_mul(2).saturating_add(priority).min(cap), priority })
+    // Room for two blocks in a row that are full; and below the cap for raises, should nobody take it.
+    let max = base.saturating_mul(2).saturating_add(priority).min(cap / 3 * 2).max(now);
+    Ok(Fees { max, priority })
 }
 
 fn sign(
@@ -697,9 +817,16 @@ fn broadcast(open: &Open<'_>, raw: &Bytes) -> Result<(), ChainError> {
     let known = |e: &RpcError| {
         let RpcError::Refused { message, .. } = e else { return false };
         let message = message.to_ascii_lowercase();
-        ["already known", "known transaction", "already imported", "nonce too low"]
-            .iter()
-            .any(|k| message.contains(k))
+        [
+            "already known",
+            "alreadyknown",
+            "known transaction",
+            "already imported",
+            "nonce too low",
+            "oldnonce",
+        ]
+        .iter()
+        .any(|k| message.contains(k))
     };
     let mut refused = None;
     let mut taken = false;

@@ -51,6 +51,9 @@ impl ChainError {
     }
 }
 
+/// A node whose newest block is so many seconds older than another's is not asked.
+const BEHIND: u64 = 300;
+
 /// Posts JSON with the worker's client.
 pub struct Poster(pub Client);
 
@@ -91,22 +94,39 @@ impl Nodes {
     /// [`ChainError::NoNode`].
     pub fn open(&self, contract: Option<Address>) -> Result<Open<'_>, ChainError> {
         let mut open = Open { nodes: Vec::new(), failed: Vec::new() };
+        let mut good = Vec::new();
         for url in &self.urls {
             let rpc = Rpc::new(&self.poster, url);
             match self.check(&rpc, contract) {
-                Ok(()) => open.nodes.push(rpc),
+                Ok(time) => good.push((rpc, time)),
                 Err(why) => open.failed.push(why),
+            }
+        }
+        // One that no longer hears of new blocks answers as well as any.
+        let newest = good.iter().map(|(_, time)| *time).max().unwrap_or(0);
+        for (rpc, time) in good {
+            match newest - time {
+                behind if behind > BEHIND => {
+                    open.failed.push(format!(
+                        "{}: its newest block is {behind} s behind another node's",
+                        rpc.place()
+                    ));
+                }
+                _ => open.nodes.push(rpc),
             }
         }
         if open.nodes.is_empty() { Err(ChainError::NoNode(open.failed.join("; "))) } else { Ok(open) }
     }
 
-    fn check(&self, rpc: &Rpc<'_>, contract: Option<Address>) -> Result<(), String> {
+    /// The time of its newest block, if it can be used.
+    fn check(&self, rpc: &Rpc<'_>, contract: Option<Address>) -> Result<u64, String> {
         let id = rpc.chain_id().map_err(|e| e.to_string())?;
         if id != self.chain {
             return Err(format!("{}: it is on chain {id}, not {}", rpc.place(), self.chain));
         }
-        let Some(contract) = contract else { return Ok(()) };
+        let newest = rpc.block(At::Latest).map_err(|e| e.to_string())?;
+        let newest = newest.ok_or_else(|| format!("{}: it has no blocks", rpc.place()))?.timestamp;
+        let Some(contract) = contract else { return Ok(newest) };
         let code = code_hash(rpc, contract).map_err(|e| e.to_string())?;
         if code != CODE_HASH {
             let there =
@@ -116,7 +136,7 @@ impl Nodes {
                 rpc.place()
             ));
         }
-        Ok(())
+        Ok(newest)
     }
 }
 
@@ -180,11 +200,12 @@ impl Open<'_> {
         answer
     }
 
-    /// Whether a block is the chain's: all nodes that have one of this number have this one, and at least one has.
+    /// Whether a block is the chain's: all nodes that have one of this number have this one, and at least one has; `None` if none
+    /// has one of this number.
     ///
     /// # Errors
     /// [`ChainError::Disagree`], if one has another than another node.
-    pub fn has_block(&self, number: u64, hash: B256) -> Result<bool, ChainError> {
+    pub fn has_block(&self, number: u64, hash: B256) -> Result<Option<bool>, ChainError> {
         let mut said: Vec<(String, Block)> = Vec::new();
         let mut last = None;
         for rpc in &self.nodes {
@@ -195,9 +216,9 @@ impl Open<'_> {
         }
         let same = said.iter().filter(|(_, b)| b.hash == hash).count();
         match (said.len(), same) {
-            (0, _) => last.map_or(Ok(false), |e| Err(e.into())),
-            (_, 0) => Ok(false),
-            (all, same) if all == same => Ok(true),
+            (0, _) => last.map_or(Ok(None), |e| Err(e.into())),
+            (_, 0) => Ok(Some(false)),
+            (all, same) if all == same => Ok(Some(true)),
             _ => {
                 let said: Vec<String> =
                     said.iter().map(|(place, b)| format!("{place}: {}", b.hash)).collect();

@@ -3,9 +3,11 @@
 use alloy_primitives::{Address, B256, Signature};
 use alloy_signer::SignerSync as _;
 use alloy_signer_local::PrivateKeySigner;
+use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{KeySpec, MessageType, SigningAlgorithmSpec};
 use std::path::Path;
+use std::time::Duration;
 
 /// An account, and its key.
 pub struct Sender {
@@ -35,7 +37,7 @@ impl Sender {
                 Ok(Sender::local(signer))
             }
             Some(("env", name)) => {
-                let text = std::env::var(name).map_err(|_| format!("the environment has no {name}"))?;
+                let text = variable(name)?;
                 Sender::from_private_key(&text).map_err(|e| format!("{name} is {e}"))
             }
             Some(("kms", id)) => Sender::kms(id).map_err(|e| format!("AWS KMS: {e}")),
@@ -60,7 +62,10 @@ impl Sender {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| e.to_string())?;
         let (client, public) = runtime.block_on(async {
-            let found = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+            // Nothing else waits for a service that takes a question and does not answer.
+            let patience = TimeoutConfig::builder().operation_timeout(Duration::from_secs(15)).build();
+            let loader = aws_config::defaults(aws_config::BehaviorVersion::latest());
+            let found = loader.timeout_config(patience).load().await;
             let client = aws_sdk_kms::Client::new(&found);
             let public = client.get_public_key().key_id(id).send().await;
             let said =
@@ -120,6 +125,15 @@ fn from_der(der: &[u8], digest: &B256, address: Address) -> Option<Signature> {
     [of(false), of(true)].into_iter().find(is)
 }
 
+/// What a variable of the environment holds. What is no name of one may be the secret itself, and is not said.
+fn variable(name: &str) -> Result<String, String> {
+    let is_name = |c: char| c == '_' || c.is_ascii_uppercase() || c.is_ascii_digit();
+    if name.len() > 40 || !name.chars().all(is_name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err("env: is followed by the name of a variable, in capitals, and never by a key".to_owned());
+    }
+    std::env::var(name).map_err(|_| format!("the environment has no {name}"))
+}
+
 /// `file:/path` or `env:NAME`.
 #[allow(clippy::disallowed_methods)] // a secret, not evidence
 fn secret(place: &str, dir: &Path) -> Result<String, String> {
@@ -129,7 +143,7 @@ fn secret(place: &str, dir: &Path) -> Result<String, String> {
             let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
             Ok(text.trim_end_matches(['\r', '\n']).to_owned())
         }
-        Some(("env", name)) => std::env::var(name).map_err(|_| format!("the environment has no {name}")),
+        Some(("env", name)) => variable(name),
         _ => Err("it is read from file:/path or env:NAME".to_owned()),
     }
 }

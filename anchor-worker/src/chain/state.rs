@@ -3,6 +3,7 @@
 use crate::state::StateError;
 use alloy_primitives::{Address, B256, Bytes};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,12 @@ pub struct ChainState {
     /// The highest checkpoint whose receipt is in the store.
     #[serde(default)]
     pub anchored: Option<u64>,
+    /// The first checkpoint that was there when this chain was.
+    #[serde(default)]
+    pub first: Option<u64>,
+    /// Checkpoints whose transaction came to nothing.
+    #[serde(default)]
+    pub again: BTreeSet<u64>,
     /// When something was last sent for the first time.
     #[serde(default)]
     pub last: Option<Time>,
@@ -115,7 +122,7 @@ impl ChainFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ChainState::default()),
             Err(source) => return Err(StateError::Io { path: self.path.clone(), source }),
         };
-        let unusable = |what: String| StateError::Unusable { path: self.path.clone(), what };
+        let unusable = |what: String| StateError::Chain { path: self.path.clone(), what };
         let file: File = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
         if file.version != VERSION {
             return Err(unusable(format!("version {}; this worker knows {VERSION}", file.version)));
