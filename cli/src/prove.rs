@@ -199,7 +199,7 @@ impl VerifyProof {
             let unknown = checked.unknown;
             writeln!(
                 out,
-                "chain      {unknown} anchor(s) of contracts or accounts that the trust file does not name"
+                "chain      {unknown} anchor(s) that do not count by the trust file: of other contracts or accounts, or after `until`"
             )?;
         }
         if !trust.timestamps.is_empty() && !token {

@@ -254,6 +254,12 @@ impl Verify {
             Some(path) => Anchor::File(Box::new(read_trust(path).map_err(|e| anyhow!(e))?)),
             None => Anchor::Embedded,
         };
+        let names = matches!(&anchor, Anchor::File(trust) if !trust.ethereum.is_empty());
+        if !names && (!self.chains.rpc.is_empty() || !self.chains.block_hash.is_empty()) {
+            bail!(
+                "--rpc and --block-hash check what a trust file names (ethereum:), and there is none that does"
+            );
+        }
         let mut options = Options {
             anchor,
             quick: self.quick,

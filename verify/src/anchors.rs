@@ -1,6 +1,6 @@
 //! What others have signed of the log (FORMAT sections 6 and 7): it says up to when there is proof from outside.
 
-use crate::chains::{self, OfChain};
+use crate::chains::{self, Heads, OfChain};
 use crate::log::{Log, bodies};
 use crate::report::AnchorInfo;
 use crate::{Anchor, Session};
@@ -52,7 +52,7 @@ impl Found {
 
 /// Reads cosignatures, from the newest checkpoint on until one has enough, and time-stamps: all of them, or with `--quick` the
 /// newest; `keys` are all keys under `anchors/`.
-pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Found {
+pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String], heads: &Heads) -> Found {
     let mut found = Found::default();
     let Anchor::File(trust) = &session.options.anchor else { return found };
     if let Some(policy) = trust.policy.as_ref().filter(|p| !p.witnesses.is_empty()) {
@@ -62,7 +62,7 @@ pub(crate) fn read(session: &Session<'_>, log: &Log<'_>, keys: &[String]) -> Fou
         stamps(session, log, &trust.timestamps, &by_number(keys, "rfc3161"), &mut found);
     }
     if !trust.ethereum.is_empty() {
-        chains::read(session, log, &trust.ethereum, &by_number(keys, "ethereum"), &mut found);
+        chains::read(session, log, &trust.ethereum, heads, &by_number(keys, "ethereum"), &mut found);
     }
     found.times.sort_unstable();
     let mut earliest = Time::MAX;
@@ -286,7 +286,7 @@ pub(crate) fn judge(session: &Session<'_>, log: &Log<'_>, found: &Found) {
         // What nobody has checked is never good, and would it be, it is not bad either.
         let checked = of.newest.as_ref().is_some_and(|(_, at)| young(*at));
         match &of.unchecked {
-            Some(why) if !checked => {
+            Some(why) if !checked || of.failed => {
                 let at = format!("anchors/*/ethereum/{}-*", of.chain);
                 let detail = format!("CHAIN NOT CHECKED: chain {}: {why}", of.chain);
                 session.find(Finding::new(Verdict::ChainNotChecked, detail).at(at));

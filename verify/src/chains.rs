@@ -1,12 +1,13 @@
 //! What chains have anchored (`contracts/AuditTrail.sol`): asked of their nodes, or read from receipts in the store and held to the
 //! hashes of blocks that the auditor knows.
 
-use crate::Session;
 use crate::anchors::Found;
 use crate::log::{Log, bodies};
 use crate::report::AnchorInfo;
+use crate::{Anchor, Session};
 use alloy_primitives::{Address, B256, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +15,17 @@ use waxseal_ethereum::contract::AuditTrail::{HashAnchored, anchorCountCall, anch
 use waxseal_ethereum::contract::CODE_HASH;
 use waxseal_ethereum::receipt::{About, MAX_RECEIPT, Metadata, Proven, Receipt, ReceiptFault};
 use waxseal_ethereum::rpc::{At, Post, Rpc, RpcError};
-use waxseal_log::{Committed, NEWEST, checkpoint};
+use waxseal_log::{Committed, NEWEST};
 use waxseal_trail::hash::{Hash, sha256};
 use waxseal_trail::time::Time;
 use waxseal_trail::trust::Contract;
 use waxseal_trail::verdict::{Finding, Verdict};
 
 /// So many questions for events are asked of a node at most.
-const MAX_ASKED: usize = 20_000;
+const MAX_ASKED: usize = 100_000;
+/// For so many blocks at first, for twice as many each time that it answers, and for so many at most.
+const FIRST_BLOCKS: u64 = 1 << 16;
+const MOST_BLOCKS: u64 = 1 << 22;
 /// A node that refuses to look through so few blocks at once refuses for another reason.
 const FEW_BLOCKS: u64 = 100;
 /// So many anchors that are not of this log's checkpoints are listed.
@@ -55,15 +59,15 @@ pub(crate) struct OfChain {
     pub(crate) claimed: Option<(Committed, Time)>,
     /// Why the chain has not been asked; nothing, if it was.
     pub(crate) unchecked: Option<String>,
+    /// Whether somebody was asked, and has not answered, or not as it should be.
+    pub(crate) failed: bool,
 }
 
 impl OfChain {
     fn later(into: &mut Option<(Committed, Time)>, committed: &Committed, at: Time) {
         // Of one checkpoint the first anchor counts.
         let newer = match into {
-            Some((c, t)) => {
-                (c.number, *t) < (committed.number, *t) || c.number == committed.number && at < *t
-            }
+            Some((c, t)) => (c.number, Reverse(*t)) < (committed.number, Reverse(at)),
             None => true,
         };
         if newer {
@@ -103,8 +107,8 @@ pub(crate) fn check(trust: &[Contract], receipt: &Receipt) -> Result<Proven, Rec
 
 /// Whether the auditor knows a block.
 pub(crate) fn is_known(chains: &Chains, trust: &[Contract], receipt: &Receipt) -> bool {
-    let in_trust = names(trust, receipt).is_some_and(|c| c.blocks.contains(&receipt.block_hash.0));
-    in_trust || chains.blocks.contains(&receipt.block_hash)
+    let of_chain = |c: &Contract| c.chain == receipt.chain && c.blocks.contains(&receipt.block_hash.0);
+    trust.iter().any(of_chain) || chains.blocks.contains(&receipt.block_hash)
 }
 
 /// A receipt in the store, of a checkpoint of this log.
@@ -116,36 +120,100 @@ struct Kept<'k> {
     proven: Option<Proven>,
 }
 
+/// Up to which block each chain is final now. To be asked before the log is read: what is anchored in these blocks was committed
+/// before.
+pub(crate) type Heads = BTreeMap<u64, Result<u64, Unasked>>;
+
+/// Why a chain has not been asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Unasked {
+    why: String,
+    /// Whether somebody was asked.
+    failed: bool,
+}
+
+/// Asks.
+pub(crate) fn heads(session: &Session<'_>) -> Heads {
+    let Anchor::File(trust) = &session.options.anchor else { return Heads::new() };
+    let chains: BTreeSet<u64> = trust.ethereum.iter().map(|c| c.chain).collect();
+    let asked = !session.options.chains.nodes.is_empty();
+    let head = |chain| {
+        let nodes = nodes_on(&session.options.chains, chain);
+        nodes.and_then(|nodes| head(&nodes)).map_err(|why| Unasked { why, failed: asked })
+    };
+    chains.into_iter().map(|chain| (chain, head(chain))).collect()
+}
+
+/// The least of the blocks that the nodes call final, if they agree on it.
+fn head(nodes: &[Rpc<'_>]) -> Result<u64, String> {
+    let said = |e: RpcError| e.to_string();
+    let mut head: Option<u64> = None;
+    for rpc in nodes {
+        // Some chains have no final blocks; a node that does not answer is none of them.
+        let block = match rpc.block(At::Finalized) {
+            Err(e @ RpcError::Unreachable { .. }) => return Err(e.to_string()),
+            Ok(Some(block)) => Some(block),
+            _ => rpc.block(At::Latest).map_err(said)?,
+        };
+        let block = block.ok_or_else(|| format!("{}: it has no blocks", rpc.place()))?;
+        head = Some(head.map_or(block.number, |h| h.min(block.number)));
+    }
+    let head = head.unwrap_or(0);
+    // Nodes of one chain have one history.
+    let mut hashes = BTreeMap::new();
+    for rpc in nodes {
+        let block = rpc.block(At::Number(head)).map_err(said)?.filter(|b| b.number == head);
+        let block = block.ok_or_else(|| format!("{}: it has no block {head}", rpc.place()))?;
+        hashes.entry(block.hash).or_insert_with(|| rpc.place());
+    }
+    if hashes.len() > 1 {
+        let said: Vec<String> = hashes.iter().map(|(hash, place)| format!("{place}: {hash}")).collect();
+        return Err(format!("the nodes disagree on block {head}: {}", said.join("; ")));
+    }
+    Ok(head)
+}
+
 /// Reads receipts, and asks the chains if there are nodes to ask.
 pub(crate) fn read(
     session: &Session<'_>,
     log: &Log<'_>,
     trust: &[Contract],
+    heads: &Heads,
     by_number: &BTreeMap<u64, Vec<&String>>,
     found: &mut Found,
 ) {
     let chains: BTreeSet<u64> = trust.iter().map(|c| c.chain).collect();
+    // Blocks that the auditor knows: each has to be one with an anchor that is there.
+    let mut unseen: BTreeSet<B256> = session.options.chains.blocks.iter().copied().collect();
+    unseen.extend(trust.iter().flat_map(|c| &c.blocks).map(|b| B256::from(*b)));
     for chain in chains {
         let contracts: Vec<Contract> = trust.iter().filter(|c| c.chain == chain).cloned().collect();
         let kept = receipts(session, log, &contracts, by_number, found);
         let mut of = OfChain { chain, ..OfChain::default() };
         for k in &kept {
+            unseen.remove(&k.receipt.block_hash);
             OfChain::later(&mut of.claimed, &k.committed, k.receipt.timestamp);
         }
         let mut times: Vec<(u64, Time)> = Vec::new();
-        match nodes_on(&session.options.chains, chain) {
-            Ok(nodes) => match ask(session, log, &contracts, &nodes) {
-                Ok(events) => {
-                    judge_events(session, log, chain, &events, found);
-                    for (committed, at) in events.iter().filter_map(|e| Some((e.of.as_ref()?, e.at))) {
-                        times.push((committed.checkpoint.size, at));
-                        OfChain::later(&mut of.newest, committed, at);
+        let asked = heads.get(&chain).cloned();
+        let asked = asked.unwrap_or(Err(Unasked { why: String::new(), failed: false })).and_then(|head| {
+            let nodes = nodes_on(&session.options.chains, chain);
+            let events = nodes.and_then(|nodes| ask(log, &contracts, &nodes, head));
+            events.map_err(|why| Unasked { why, failed: true })
+        });
+        match asked {
+            Ok(events) => {
+                judge_events(session, log, chain, &events, found);
+                for event in &events {
+                    unseen.remove(&event.block_hash);
+                    if let Some(committed) = &event.of {
+                        times.push((committed.checkpoint.size, event.at));
+                        OfChain::later(&mut of.newest, committed, event.at);
                     }
-                    lost(session, chain, &kept, &events);
                 }
-                Err(why) => of.unchecked = Some(why),
-            },
-            Err(why) => of.unchecked = Some(why),
+                lost(session, chain, &kept, &events);
+            }
+            Err(Unasked { why, failed }) => (of.unchecked, of.failed) = (Some(why), failed),
         }
         if of.unchecked.is_some() {
             let known: Vec<&Kept<'_>> = kept
@@ -165,6 +233,12 @@ pub(crate) fn read(
         found.times.extend(times);
         found.chains.push(of);
     }
+    for hash in unseen {
+        let detail = format!(
+            "CHAIN NOT CHECKED: block {hash} is known, and no anchor in it is here: was its receipt taken away? --rpc says what it had"
+        );
+        session.find(Finding::new(Verdict::ChainNotChecked, detail).at("anchors/"));
+    }
 }
 
 /// The receipts of some contracts that hold by themselves.
@@ -179,7 +253,8 @@ fn receipts<'k>(
     let prefix = contracts.first().map(|c| format!("{}-", c.chain)).unwrap_or_default();
     let numbered: HashMap<u64, &Committed> = log.chain.iter().map(|c| (c.number, c)).collect();
     for (number, keys) in by_number.iter().rev() {
-        if session.options.quick && !kept.is_empty() {
+        let known = |k: &Kept<'_>| is_known(&session.options.chains, contracts, &k.receipt);
+        if session.options.quick && kept.iter().any(known) {
             break;
         }
         for key in keys.iter().filter(|k| k.rsplit('/').next().is_some_and(|f| f.starts_with(&prefix))) {
@@ -191,7 +266,7 @@ fn receipts<'k>(
             };
             let mut why = None;
             for body in bodies(session, key, MAX_RECEIPT as u64, &|b| read(b).is_ok()) {
-                let (receipt, proven) = match read(&body) {
+                let (mut receipt, proven) = match read(&body) {
                     Ok(both) => both,
                     Err(e) => {
                         why = Some(e);
@@ -201,9 +276,17 @@ fn receipts<'k>(
                 let of = numbered.get(number).map(|c| (receipt.is_about(&about(c)), (*c).clone()));
                 let known = is_known(&session.options.chains, contracts, &receipt);
                 match of {
-                    Some((Ok(_), committed)) => kept.push(Kept { key, receipt, committed, proven }),
+                    Some((Ok(_), committed)) => {
+                        // There may be very many.
+                        receipt.proof = None;
+                        kept.push(Kept { key, receipt, committed, proven });
+                    }
                     // The chain remembers a checkpoint that is not there.
-                    _ if known && receipt.metadata().is_ok_and(|m| is_ours(log, &m)) => {
+                    _ if known
+                        && proven.is_some()
+                        && receipt.metadata().is_ok_and(|m| is_ours(session, &m))
+                        && log.chain.iter().all(|c| sha256(&c.bytes) != receipt.hash) =>
+                    {
                         found.contradicted = true;
                         let detail = format!(
                             "block {} of chain {} has an anchor of a checkpoint (SHA-256 {}) that is none of those there",
@@ -233,8 +316,9 @@ fn receipts<'k>(
     kept
 }
 
-fn is_ours(log: &Log<'_>, metadata: &Metadata) -> bool {
-    log.chain.first().is_some_and(|c| c.checkpoint.origin == metadata.origin)
+/// Whether an anchor says that it is of this log: whatever is left of the log.
+pub(crate) fn is_ours(session: &Session<'_>, metadata: &Metadata) -> bool {
+    crate::log::key(session).is_ok_and(|key| key.is_some_and(|k| k.name() == metadata.origin))
 }
 
 /// The nodes that are on a chain; why there are none.
@@ -252,9 +336,10 @@ pub(crate) fn nodes_on(chains: &Chains, chain: u64) -> Result<Vec<Rpc<'_>>, Stri
         }
     }
     match (nodes.is_empty(), failed.is_empty()) {
-        (false, _) => Ok(nodes),
+        // Who was named to check another is missed.
+        (_, false) => Err(failed.join("; ")),
+        (false, true) => Ok(nodes),
         (true, true) => Err(format!("none of the nodes is on it: {how}")),
-        (true, false) => Err(failed.join("; ")),
     }
 }
 
@@ -269,35 +354,8 @@ struct Event {
     of: Option<Committed>,
 }
 
-/// All anchors by the contracts' accounts, in blocks that the chain calls final.
-fn ask(
-    session: &Session<'_>,
-    log: &Log<'_>,
-    contracts: &[Contract],
-    nodes: &[Rpc<'_>],
-) -> Result<Vec<Event>, String> {
-    let said = |e: RpcError| e.to_string();
-    let mut head: Option<u64> = None;
-    for rpc in nodes {
-        let block = match rpc.block(At::Finalized) {
-            Ok(Some(block)) => Some(block),
-            _ => rpc.block(At::Latest).map_err(said)?,
-        };
-        let block = block.ok_or_else(|| format!("{}: it has no blocks", rpc.place()))?;
-        head = Some(head.map_or(block.number, |h| h.min(block.number)));
-    }
-    let head = head.unwrap_or(0);
-    // Nodes of one chain have one history.
-    let mut hashes = BTreeMap::new();
-    for rpc in nodes {
-        let block = rpc.block(At::Number(head)).map_err(said)?;
-        let block = block.ok_or_else(|| format!("{}: it has no block {head}", rpc.place()))?;
-        hashes.entry(block.hash).or_insert_with(|| rpc.place());
-    }
-    if hashes.len() > 1 {
-        let said: Vec<String> = hashes.iter().map(|(hash, place)| format!("{place}: {hash}")).collect();
-        return Err(format!("the nodes disagree on block {head}: {}", said.join("; ")));
-    }
+/// All anchors by the contracts' accounts, up to a block.
+fn ask(log: &Log<'_>, contracts: &[Contract], nodes: &[Rpc<'_>], head: u64) -> Result<Vec<Event>, String> {
     let by_hash: HashMap<Hash, &Committed> = log.chain.iter().map(|c| (sha256(&c.bytes), c)).collect();
     let mut events = Vec::new();
     for contract in contracts {
@@ -317,16 +375,7 @@ fn ask(
             let time = i64::try_from(event.timestamp.saturating_to::<u64>()).ok();
             let Some(at) = time.and_then(|t| Time::from_unix(t, 0)) else { continue };
             let metadata: Option<Metadata> = serde_json::from_str(&event.metadata).ok();
-            let hash = Hash(event.hash.0);
-            let of = by_hash.get(&hash).map(|c| (*c).clone());
-            // A round may have ended since the log was read.
-            let of = of.or_else(|| {
-                let number = metadata.as_ref()?.checkpoint;
-                let above = log.newest().map_or(0, |n| n.checkpoint.size);
-                let key = crate::log::key(session).ok()??;
-                let c = checkpoint(session.store, &key, number, above).ok()??;
-                (sha256(&c.bytes) == hash).then_some(c)
-            });
+            let of = by_hash.get(&Hash(event.hash.0)).map(|c| (*c).clone());
             events.push(Event { hash: event.hash, at, block, block_hash, metadata, of });
         }
     }
@@ -344,54 +393,59 @@ fn anchors(rpc: &Rpc<'_>, contract: &Contract, head: u64) -> Result<Vec<Found3>,
     if code != CODE_HASH {
         return Err(format!("{}: no contract AuditTrail is at {address}", rpc.place()));
     }
+    // What a node keeps to itself the contract has counted. It is asked first: nodes forget what was.
+    let count = anchorCountCall { account: sender }.abi_encode();
+    let count = rpc.call(address, &count, At::Number(head)).map_err(said)?;
+    let count = anchorCountCall::abi_decode_returns(&count).map_err(|e| format!("{}: {e}", rpc.place()))?;
+    let count = count.saturating_to::<usize>();
     let topics = [Some(HashAnchored::SIGNATURE_HASH), None, Some(sender.into_word())];
+    let odd = || format!("{}: events that are not as they should be", rpc.place());
     let mut found: Vec<Found3> = Vec::new();
-    let (mut next, mut span) = (contract.from, u64::MAX);
+    let mut hashes = BTreeSet::new();
+    let (mut next, mut span) = (contract.from, FIRST_BLOCKS);
     for _ in 0..MAX_ASKED {
-        if next > head {
+        if next > head || found.len() > count {
             break;
         }
         let to = next.saturating_add(span - 1).min(head);
         match rpc.logs(address, &topics, next, At::Number(to)) {
             Ok(logs) => {
-                for log in logs {
-                    let event = HashAnchored::decode_log_validate(&log.inner);
-                    let (Ok(event), Some(block), Some(hash)) = (event, log.block_number, log.block_hash)
-                    else {
-                        return Err(format!("{}: an event in another form", rpc.place()));
-                    };
-                    if log.inner.address == address && event.submitter == sender && !log.removed {
-                        found.push((event.data, block, hash));
+                for log in logs.into_iter().filter(|l| l.inner.address == address && !l.removed) {
+                    let event = HashAnchored::decode_log_validate(&log.inner).map_err(|_| odd())?.data;
+                    let (block, hash) = log.block_number.zip(log.block_hash).ok_or_else(odd)?;
+                    let last = found.last().map_or(next, |(_, b, _)| *b);
+                    if event.submitter != sender
+                        || !(last.max(next)..=to).contains(&block)
+                        || !hashes.insert(event.hash)
+                    {
+                        return Err(odd());
                     }
+                    found.push((event, block, hash));
                 }
-                next = to + 1;
+                let Some(after) = to.checked_add(1) else { break };
+                (next, span) = (after, span.saturating_mul(2).min(MOST_BLOCKS));
             }
-            // Too many blocks or too many events for one answer.
-            Err(RpcError::Refused { .. }) if to - next >= FEW_BLOCKS => span = (to - next) / 2,
+            // Too many blocks or too many events for one answer, however it says that.
+            Err(_) if to - next >= FEW_BLOCKS => span = (to - next) / 2,
             Err(e) => return Err(e.to_string()),
         }
     }
-    if next <= head {
-        return Err(format!("{}: it answers for too few blocks at once", rpc.place()));
-    }
-    // What a node keeps to itself the contract has counted.
-    let count = anchorCountCall { account: sender }.abi_encode();
-    let count = rpc.call(address, &count, At::Number(head)).map_err(said)?;
-    let count = anchorCountCall::abi_decode_returns(&count).map_err(|e| format!("{}: {e}", rpc.place()))?;
-    if count.saturating_to::<usize>() != found.len() {
+    if found.len() != count {
         return Err(format!(
-            "{}: {} events of {count} that the contract has counted: the node withholds some, or from: in the trust file is too late",
+            "{}: {} events of {count} that the contract has counted: the node withholds some, answers for too few blocks at once, or \
+             from: in the trust file is too late",
             rpc.place(),
             found.len()
         ));
     }
-    // And the newest stands in its storage.
+    // And the last of them stands in its storage, as the last.
     if let Some((event, ..)) = found.last() {
         let stored = rpc.call(address, &anchorsCall { hash: event.hash }.abi_encode(), At::Number(head));
         let stored = anchorsCall::abi_decode_returns(&stored.map_err(said)?);
         let digest = keccak256(event.metadata.as_bytes());
         let same = stored.is_ok_and(|s| {
-            (s.timestamp, s.submitter, s.metadataDigest) == (event.timestamp, event.submitter, digest)
+            let last = s.sequence.saturating_to::<usize>() == count;
+            last && (s.timestamp, s.submitter, s.metadataDigest) == (event.timestamp, event.submitter, digest)
         });
         if !same {
             return Err(format!("{}: the contract's storage and its events differ", rpc.place()));
@@ -403,7 +457,7 @@ fn anchors(rpc: &Rpc<'_>, contract: &Contract, head: u64) -> Result<Vec<Found3>,
 /// Anchors of checkpoints of this log that are not there.
 fn judge_events(session: &Session<'_>, log: &Log<'_>, chain: u64, events: &[Event], found: &mut Found) {
     let size = log.newest().map_or(0, |n| n.checkpoint.size);
-    let ours = |e: &&Event| e.of.is_none() && e.metadata.as_ref().is_some_and(|m| is_ours(log, m));
+    let ours = |e: &&Event| e.of.is_none() && e.metadata.as_ref().is_some_and(|m| is_ours(session, m));
     for event in events.iter().filter(ours).take(MOST) {
         let Some(m) = &event.metadata else { continue };
         found.contradicted = true;

@@ -92,6 +92,11 @@ fn has(rpc: &Rpc<'_>, receipt: &Receipt) -> Result<(), String> {
             receipt.block_hash
         ));
     }
+    if let Ok(Some(last)) = rpc.block(At::Finalized)
+        && last.number < number
+    {
+        return Err(format!("{}: its block {number} is not final yet", rpc.place()));
+    }
     // The state as it is now: an anchor stays, and few nodes know what was.
     let call = anchorsCall { hash: receipt.hash.0.into() }.abi_encode();
     let stored = rpc.call(receipt.contract, &call, At::Latest).map_err(|e| e.to_string())?;

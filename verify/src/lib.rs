@@ -714,6 +714,7 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
         Ok(None) => return,
         Err(why) => return session.find(Finding::new(Verdict::Unreadable, why)),
     };
+    let heads = chains::heads(session);
     session.log = log::read(session, &key, &inventory.log);
     let Some(mut log) = session.log.take() else {
         report.log = Some(LogInfo {
@@ -725,9 +726,15 @@ fn read_log(session: &mut Session<'_>, inventory: &Inventory, report: &mut Repor
             extends: false,
             note: None,
         });
+        for chain in heads.keys() {
+            let detail = format!(
+                "CHAIN NOT CHECKED: chain {chain}: what it has anchored is compared with the log, which cannot be judged"
+            );
+            session.find(Finding::new(Verdict::ChainNotChecked, detail).at("anchors/"));
+        }
         return;
     };
-    let found = anchors::read(session, &log, &inventory.anchors);
+    let found = anchors::read(session, &log, &inventory.anchors, &heads);
     anchors::judge(session, &log, &found);
     log.extends &= !found.contradicted;
     let newest = log.newest();

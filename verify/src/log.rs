@@ -281,7 +281,7 @@ pub(crate) fn read<'a>(session: &Session<'a>, key: &VerifierKey, keys: &[String]
             && bytes.first() == Some(&b'{')
         {
             match received(session, bytes) {
-                Ok((receipt, known)) if chain.iter().any(|c| sha256(&c.bytes) == receipt.hash) => {
+                Ok((receipt, known)) if chain.iter().any(|c| receipt.is_about(&chains::about(c)).is_ok()) => {
                     remembered.extend(known.then(|| (receipt.timestamp, what.clone())));
                 }
                 Ok((receipt, _)) => {
@@ -350,8 +350,11 @@ fn received(session: &Session<'_>, bytes: &[u8]) -> Result<(Receipt, bool), Stri
     let Anchor::File(trust) = &session.options.anchor else {
         return Err("a receipt of a chain, and there is no trust file that names one (ethereum:)".to_owned());
     };
-    let receipt = Receipt::parse(bytes.trim_ascii_end()).map_err(|e| e.to_string())?;
+    let receipt = Receipt::parse(bytes).map_err(|e| e.to_string())?;
     chains::check(&trust.ethereum, &receipt).map_err(|e| e.to_string())?;
+    if !receipt.metadata().is_ok_and(|m| chains::is_ours(session, &m)) {
+        return Err("a receipt of another log".to_owned());
+    }
     let known = chains::is_known(&session.options.chains, &trust.ethereum, &receipt);
     Ok((receipt, known))
 }

@@ -35,8 +35,11 @@ const HOURS: i64 = 3;
 const MAX_TOKENS: usize = 2;
 /// One of so many checkpoints before the newest is taken, if it is the last that a chain has anchored.
 const LAST: u64 = 48;
-/// So many receipts of a checkpoint are looked at.
-const MAX_RECEIPTS: usize = 8;
+/// So many of these are looked at.
+const LOOKED: usize = 4;
+/// So many receipts of a checkpoint are looked at, and so many of one chain taken along.
+const MAX_RECEIPTS: usize = 32;
+const SAME_CHAIN: usize = 3;
 /// So many objects are looked at for them.
 const MAX_LOOKED: usize = 32;
 /// So many bundles are kept in memory.
@@ -186,17 +189,24 @@ impl<'a> Prover<'a> {
             let number = name::number(parts.next()?, 12)?;
             (parts.next()? == "ethereum").then_some(number)
         };
-        let last = keys.iter().filter_map(of).max().filter(|n| *n <= newest.number);
-        match last {
-            Some(n) if n == newest.number => Ok(Some(newest.clone())),
-            Some(n) => Ok(checkpoint(self.store, &self.log, n, 0)?),
-            None => Ok(None),
+        let all: BTreeSet<u64> = keys.iter().filter_map(of).filter(|n| *n <= newest.number).collect();
+        for number in all.into_iter().rev().take(LOOKED) {
+            let committed = match number == newest.number {
+                true => Some(newest.clone()),
+                false => checkpoint(self.store, &self.log, number, 0)?,
+            };
+            if let Some(committed) = committed
+                && !self.receipts(&committed)?.is_empty()
+            {
+                return Ok(Some(committed));
+            }
         }
+        Ok(None)
     }
 
-    /// The receipts of a checkpoint that hold by themselves, one of each chain.
+    /// The receipts of a checkpoint that hold by themselves, a few of each chain: only who knows the chain can tell which is its.
     fn receipts(&self, committed: &Committed) -> Result<Vec<serde_json::Value>, ProveError> {
-        let mut receipts: BTreeMap<u64, serde_json::Value> = BTreeMap::new();
+        let mut receipts: BTreeMap<u64, Vec<serde_json::Value>> = BTreeMap::new();
         if self.contracts.is_empty() {
             return Ok(Vec::new());
         }
@@ -213,11 +223,13 @@ impl<'a> Prover<'a> {
             if let Some((receipt, body)) = body.and_then(|b| Some((good(&b)?, b)))
                 && let Ok(value) = serde_json::from_slice(&body)
             {
-                // Of one that was mined anew, the last.
-                receipts.insert(receipt.chain, value);
+                let of_chain = receipts.entry(receipt.chain).or_default();
+                if of_chain.len() < SAME_CHAIN {
+                    of_chain.push(value);
+                }
             }
         }
-        Ok(receipts.into_values().collect())
+        Ok(receipts.into_values().flatten().collect())
     }
 
     /// The time-stamps over a checkpoint that count, of each authority one, and of two authorities.
