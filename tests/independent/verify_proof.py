@@ -13,6 +13,7 @@ import re
 import sys
 
 import verify as v
+import verify_receipt
 
 
 class No(Exception):
@@ -140,7 +141,7 @@ def check(data, trust, policy):
     need(data.endswith(b"\n"), "no newline at its end")
     proof = v.canonical(data[:-1])
     need(proof["format"] == "waxseal/proof/1", "another format")
-    known = {"format", "trail", "record", "path", "header", "log", "genesis", "keys", "statement", "certificates", "timestamps"}
+    known = {"format", "trail", "record", "path", "header", "log", "genesis", "keys", "statement", "certificates", "timestamps", "ethereum"}
     need(set(proof) <= known, "an unknown member")
     need(proof["trail"] == trust["trail"], "another trail")
     record = v.jcs(proof["record"])
@@ -196,6 +197,12 @@ def check(data, trust, policy):
         response = base64.b64decode(token["response"], validate=True)
         need(set(token) == {"response", "sha256"} and hashlib.sha256(response).hexdigest() == token["sha256"], "a time-stamp that was changed")
         print(f"time-stamp: openssl ts -verify -digest {imprint} -CAfile ROOT -in RESPONSE  ({len(response)} bytes)")
+    for receipt in proof.get("ethereum", []):
+        need(receipt["hash"] == imprint and receipt["merkle_root"] == top.hex(), "an anchor of another checkpoint")
+        said = v.canonical(receipt["metadata"].encode())
+        need(said["origin"] == origin and said["size"] == size, "an anchor of another checkpoint")
+        block = verify_receipt.check(receipt)
+        print(f"anchored by {receipt['timestamp']}, if chain {receipt['chain']} has block {block}")
     print(f"{proof['record']['event_id']}: record {sequence} of {writer}, sealed {header['sealed_at']}, in a log of {size}; seen by {sorted(seen)}")
 
 
@@ -204,7 +211,7 @@ def main():
     try:
         with open(sys.argv[1], "rb") as f:
             check(f.read(), trust, policy)
-    except (No, v.Fault, v.Broken, KeyError, ValueError, TypeError) as e:
+    except (No, verify_receipt.No, v.Fault, v.Broken, KeyError, ValueError, TypeError) as e:
         print(f"does not hold: {e!r}", file=sys.stderr)
         return 1
     return 0

@@ -13,7 +13,7 @@ use waxseal_anchor::worker::Worker;
 use waxseal_e2e::chain::{ACCOUNTS, Anvil, CHAIN, Liar, Lies, Posts, account, is_there};
 use waxseal_e2e::fleet::{Fleet, dump, verdicts};
 use waxseal_e2e::forge::{at, sign};
-use waxseal_e2e::process::{bin, local_store, waxseal};
+use waxseal_e2e::process::{bin, local_store, verify_proof_in_python, waxseal};
 use waxseal_ethereum::contract::AuditTrail::{
     addAuthorizedAnchorCall, anchorCountCall, anchorHashCall, batchAnchorCall, removeAuthorizedAnchorCall,
     transferOwnershipCall,
@@ -64,8 +64,8 @@ fn batch(of: std::ops::Range<u64>) -> Vec<u8> {
 }
 
 fn receipt(anvil: &Anvil, contract: Address, n: u64, transaction: B256) -> Receipt {
-    let wanted = Wanted { chain: CHAIN, contract, sender: account(1), about: &about(n) };
-    collect(&anvil.rpc(), &wanted, transaction).unwrap().expect("it is mined")
+    let wanted = Wanted { chain: CHAIN, contract, sender: account(1), about: &[about(n)] };
+    collect(&anvil.rpc(), &wanted, transaction).unwrap().expect("it is mined").remove(0)
 }
 
 /// Blocks with one transaction and with many of all kinds, single anchors and batches: each receipt proves itself, and no byte of it
@@ -137,6 +137,7 @@ fn receipts_prove_themselves() {
         let pretty = serde_json::to_vec_pretty(receipt).unwrap();
         assert!(matches!(Receipt::parse(&pretty), Err(ReceiptFault::Form(_))));
     }
+    in_python(&[&first, &of_batch, &last]);
     let Hash(other) = sha256(b"other");
     let swapped = |change: &dyn Fn(&mut Receipt)| {
         let mut bad = last.clone();
@@ -165,9 +166,40 @@ fn receipts_prove_themselves() {
     // A transaction that was reverted anchors nothing.
     let reverted = anvil.send(account(1), Some(contract), &call(26));
     anvil.mine();
-    let wanted = Wanted { chain: CHAIN, contract, sender: account(1), about: &about(26) };
+    let wanted = Wanted { chain: CHAIN, contract, sender: account(1), about: &[about(26)] };
     assert!(collect(&anvil.rpc(), &wanted, reverted).is_err());
     assert!(collect(&anvil.rpc(), &wanted, B256::ZERO).unwrap().is_none());
+}
+
+/// Another language takes these receipts, and none of which a byte is another.
+fn in_python(receipts: &[&Receipt]) {
+    let Some(python) = std::env::var_os("WAXSEAL_PYTHON") else {
+        println!("WAXSEAL_PYTHON is not set: the independent verifier was not run (make test sets it)");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("independent/verify_receipt.py");
+    let check = |bytes: &[u8], block: &B256| {
+        let file = dir.path().join("receipt.json");
+        std::fs::write(&file, bytes).unwrap();
+        let out = Command::new(&python).arg(&script).arg(file).arg(block.to_string()).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for receipt in receipts {
+        let bytes = receipt.to_bytes().unwrap();
+        assert_eq!(check(&bytes, &receipt.block_hash), (Some(0), String::new()));
+        for _ in 0..10 {
+            let mut bad = bytes.clone();
+            let at = fastrand::usize(..bad.len());
+            bad[at] ^= 1;
+            // What is anchored it is told by the receipt; a proof holds it to the checkpoint.
+            let text = String::from_utf8_lossy(&bad).into_owned();
+            let root = text.find("merkle_root").unwrap();
+            if !(root..root + 80).contains(&at) {
+                assert_eq!(check(&bad, &receipt.block_hash).0, Some(1), "byte {at}");
+            }
+        }
+    }
 }
 
 /// A trail whose worker anchors in a chain, whose time is the trail's.
@@ -602,7 +634,8 @@ fn nodes_that_fail_and_nodes_that_lie() {
         let mut worker = site.worker();
         let number = site.grow(&mut worker);
         let mut said = Vec::new();
-        for _ in 0..4 {
+        // An alarm it is when it lasts.
+        for _ in 0..7 {
             let shown = site.look(&mut worker, HOUR);
             said.extend(shown.into_iter().filter_map(|s| s.result.err()));
             site.anvil.mine_more(3);
@@ -681,9 +714,9 @@ fn what_was_anchored_stays_provable() {
         size: kept.metadata().unwrap().size,
         root: kept.merkle_root,
     };
-    let wanted = Wanted { chain: CHAIN, contract: site.contract, sender: account(1), about: &wanted_about };
+    let wanted = Wanted { chain: CHAIN, contract: site.contract, sender: account(1), about: &[wanted_about] };
     let found = collect(&site.anvil.rpc(), &wanted, kept.transaction_hash).unwrap().unwrap();
-    assert_eq!(found.check().unwrap().block_hash, before.block_hash);
+    assert_eq!(found[0].check().unwrap().block_hash, before.block_hash);
 
     // What thieves with the log's and the writers' keys leave of a store, each anew from what was there, logged again from nothing.
     let forged = |site: &mut Site, change: &dyn Fn(&mut Fleet)| {
@@ -746,6 +779,32 @@ fn what_was_anchored_stays_provable() {
             site.fleet.get(&name).objects = objects;
         }
     }
+    let without = |gone: &dyn Fn(&String) -> bool| {
+        let store = Arc::new(MemoryBucket::default());
+        for (key, bytes) in good.iter().filter(|(k, _)| !gone(k)) {
+            waxseal_e2e::fleet::put(&*store, key, bytes);
+        }
+        store
+    };
+    // No log is left at all.
+    let store = without(&|k| k.starts_with("log/") || k.starts_with("anchors/"));
+    let said = verdicts(&site.fleet.verify(&*store, second, vec![]));
+    assert!(said.contains(&"TRUNCATED"), "{said:?}");
+    // Offline: of two blocks that the auditor knows one has no receipt any more, though the other is young enough.
+    let asked = std::mem::take(&mut site.fleet.chains);
+    let first = site.receipts(0).remove(0);
+    site.fleet.chains.blocks = vec![first.block_hash, kept.block_hash];
+    assert_eq!(site.verdicts(vec![]), Vec::<&str>::new());
+    let store = without(&|k| k.starts_with(&receipts_prefix(0)));
+    let said = verdicts(&site.fleet.verify(&*store, second, vec![]));
+    assert_eq!(said, ["CHAIN_NOT_CHECKED", "UNANCHORED"], "and two of three receipts are there");
+    // A true receipt in another's place says nothing.
+    let store = without(&|_| false);
+    let name = format!("{}{CHAIN}-{:x}-1.json", receipts_prefix(1), first.transaction_hash);
+    waxseal_e2e::fleet::put(&*store, &name, &first.to_bytes().unwrap());
+    assert_eq!(verdicts(&site.fleet.verify(&*store, second, vec![])), ["FOREIGN"]);
+    site.fleet.chains = asked;
+
     // Two workers with the log's key and two stores: the chain has seen both, and either store is one too few.
     let other = Arc::new(MemoryBucket::default());
     site.fleet.put(&*other);
@@ -937,6 +996,11 @@ fn from_the_contract_to_a_proof() {
     let (code, said) = prove(&[]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("CHAIN NOT CHECKED") && !said.contains("verdict    OK"), "{said}");
+    // Another language agrees, with nothing but the pages.
+    if let Some((code, said)) = verify_proof_in_python(&p("proof.json"), &p("trust.yaml")) {
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("if chain {CHAIN} has block {block}")), "{said}");
+    }
     // No byte of it can be another: what is in a receipt is under the block's hash, and everything else under the checkpoint.
     let trust = waxseal_anchor::config::read_trust(Path::new(&p("trust.yaml"))).unwrap();
     let known = Chains { blocks: vec![receipt.block_hash], ..Chains::default() };
