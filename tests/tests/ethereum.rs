@@ -798,6 +798,11 @@ fn what_was_anchored_stays_provable() {
     let store = without(&|k| k.starts_with(&receipts_prefix(0)));
     let said = verdicts(&site.fleet.verify(&*store, second, vec![]));
     assert_eq!(said, ["CHAIN_NOT_CHECKED", "UNANCHORED"], "and two of three receipts are there");
+    // Nor does a receipt that only names that block make up for it.
+    let named = Receipt { proof: None, ..first.clone() };
+    let name = format!("{}{CHAIN}-{:x}.json", receipts_prefix(0), first.transaction_hash);
+    waxseal_e2e::fleet::put(&*store, &name, &named.to_bytes().unwrap());
+    assert!(verdicts(&site.fleet.verify(&*store, second, vec![])).contains(&"CHAIN_NOT_CHECKED"));
     // A true receipt in another's place says nothing.
     let store = without(&|_| false);
     let name = format!("{}{CHAIN}-{:x}-1.json", receipts_prefix(1), first.transaction_hash);

@@ -191,7 +191,10 @@ pub(crate) fn read(
         let kept = receipts(session, log, &contracts, by_number, found);
         let mut of = OfChain { chain, ..OfChain::default() };
         for k in &kept {
-            unseen.remove(&k.receipt.block_hash);
+            // What carries no proof may name any block.
+            if k.proven.is_some() {
+                unseen.remove(&k.receipt.block_hash);
+            }
             OfChain::later(&mut of.claimed, &k.committed, k.receipt.timestamp);
         }
         let mut times: Vec<(u64, Time)> = Vec::new();
@@ -233,7 +236,8 @@ pub(crate) fn read(
         found.times.extend(times);
         found.chains.push(of);
     }
-    for hash in unseen {
+    // A quick look ends with the first that is known.
+    for hash in unseen.into_iter().filter(|_| !session.options.quick) {
         let detail = format!(
             "CHAIN NOT CHECKED: block {hash} is known, and no anchor in it is here: was its receipt taken away? --rpc says what it had"
         );
