@@ -158,12 +158,7 @@ fn row(
         .iter()
         .filter_map(|k| k.rsplit('/').next()?.split_once('-').map(|(id, _)| id))
         .collect();
-    let about = About {
-        hash: sha256(&committed.bytes),
-        origin: committed.checkpoint.origin.clone(),
-        size: committed.checkpoint.size,
-        root: committed.checkpoint.root,
-    };
+    let about = About::new(&committed.checkpoint, sha256(&committed.bytes));
     let named = |r: &Receipt| {
         trusted.is_none_or(|all| {
             let same = |c: &waxseal_trail::trust::Contract| {

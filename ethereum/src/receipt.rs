@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use waxseal_trail::base64;
 use waxseal_trail::hash::Hash;
 use waxseal_trail::json;
+use waxseal_trail::log::checkpoint::Checkpoint;
 use waxseal_trail::time::Time;
 
 /// `waxseal/ethereum/1`
@@ -157,6 +158,14 @@ pub struct About {
     pub size: u64,
     /// Their root.
     pub root: Hash,
+}
+
+impl About {
+    /// A checkpoint, and SHA-256 of it as it is stored.
+    pub fn new(checkpoint: &Checkpoint, hash: Hash) -> About {
+        let Checkpoint { origin, size, root, .. } = checkpoint;
+        About { hash, origin: origin.clone(), size: *size, root: *root }
+    }
 }
 
 /// What a receipt proves, if its block is one of the chain's.

@@ -78,12 +78,7 @@ impl OfChain {
 
 /// What a receipt has to be about to be of a checkpoint.
 pub(crate) fn about(committed: &Committed) -> About {
-    About {
-        hash: sha256(&committed.bytes),
-        origin: committed.checkpoint.origin.clone(),
-        size: committed.checkpoint.size,
-        root: committed.checkpoint.root,
-    }
+    About::new(&committed.checkpoint, sha256(&committed.bytes))
 }
 
 /// The contract of a trust file that a receipt is of.

@@ -45,12 +45,7 @@ pub fn check_proof(proof: &Proof, trust: &Trust, chains: &Chains) -> Result<Chec
     let stamp = waxseal_timestamp::checker(&trust.timestamps);
     let proven = proof.verify(trust, &stamp)?;
     let part = |why: String| EventProofFault::Part { what: "ethereum", why };
-    let about = About {
-        hash: proven.imprint,
-        origin: proven.checkpoint.origin.clone(),
-        size: proven.checkpoint.size,
-        root: proven.checkpoint.root,
-    };
+    let about = About::new(&proven.checkpoint, proven.imprint);
     let (mut anchors, mut unknown) = (Vec::new(), 0);
     for value in &proof.ethereum {
         let bytes = json::to_canonical(value).map_err(|e| part(e.to_string()))?;

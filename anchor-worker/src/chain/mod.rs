@@ -528,7 +528,7 @@ impl Chain {
         let patience = i64::try_from(self.settings.resubmit.as_secs()).unwrap_or(i64::MAX);
         if now < last.at.saturating_add_seconds(patience) {
             if !self.announced {
-                self.broadcast(open, &last.raw)?;
+                broadcast(open, &last.raw)?;
             }
             return Ok(true);
         }
@@ -549,12 +549,12 @@ impl Chain {
                 let raw = attempt.raw.clone();
                 self.state.sent[index].attempts.push(attempt);
                 self.file.save(&self.state)?;
-                self.broadcast(open, &raw)?;
+                broadcast(open, &raw)?;
                 Ok(true)
             }
             // It can be raised no further. What is known of it to no node any more they hear again.
             result => {
-                self.broadcast(open, &last.raw)?;
+                broadcast(open, &last.raw)?;
                 result?;
                 Ok(true)
             }
@@ -651,7 +651,7 @@ impl Chain {
             (self.state.last, self.state.again) = before;
             return Err(e.into());
         }
-        self.broadcast(open, &raw)?;
+        broadcast(open, &raw)?;
         Ok(())
     }
 
@@ -764,10 +764,6 @@ impl Chain {
         let (raw, hash) = sign(&self.sender, self.settings.chain, nonce, gas, to, data, fees)?;
         Ok(Attempt { raw, hash, at: now })
     }
-
-    fn broadcast(&self, open: &Open<'_>, raw: &Bytes) -> Result<(), ChainError> {
-        broadcast(open, raw)
-    }
 }
 
 fn fees(open: &Open<'_>, cap: u128, max_priority: u128) -> Result<Fees, ChainError> {
@@ -840,35 +836,29 @@ fn broadcast(open: &Open<'_>, raw: &Bytes) -> Result<(), ChainError> {
     refused.filter(|_| !taken).map_or(Ok(()), |e| Err(e.into()))
 }
 
+/// How many entries the checkpoint before one is over.
+fn size_before(showing: &Showing<'_>, number: u64) -> Result<u64, StoreError> {
+    let Some(before) = number.checked_sub(1) else { return Ok(0) };
+    Ok(checkpoint(showing.store, showing.key, before, 0)?.map_or(0, |c| c.checkpoint.size))
+}
+
 /// A checkpoint that was committed.
 fn committed(showing: &Showing<'_>, number: u64) -> Result<Option<Committed>, TickError> {
     if number == showing.committed.number {
         return Ok(Some(showing.committed.clone()));
     }
-    let below = match number.checked_sub(1) {
-        Some(before) => checkpoint(showing.store, showing.key, before, 0)?.map_or(0, |c| c.checkpoint.size),
-        None => 0,
-    };
-    Ok(checkpoint(showing.store, showing.key, number, below)?)
+    Ok(checkpoint(showing.store, showing.key, number, size_before(showing, number)?)?)
 }
 
 /// What a receipt of it has to be about.
 fn about(committed: &Committed) -> About {
-    About {
-        hash: sha256(&committed.bytes),
-        origin: committed.checkpoint.origin.clone(),
-        size: committed.checkpoint.size,
-        root: committed.checkpoint.root,
-    }
+    About::new(&committed.checkpoint, sha256(&committed.bytes))
 }
 
 /// What is said of a checkpoint: JCS of [`Metadata`].
 fn metadata(showing: &Showing<'_>, committed: &Committed) -> Result<String, TickError> {
     let number = committed.number;
-    let before = match number.checked_sub(1) {
-        Some(before) => checkpoint(showing.store, showing.key, before, 0)?.map_or(0, |c| c.checkpoint.size),
-        None => 0,
-    };
+    let before = size_before(showing, number)?;
     let reader = Reader::open(showing.store, Some(committed.clone()))?;
     let (mut first, mut last) = (None::<Time>, None::<Time>);
     reader.entries(before, &mut |_, entry| {
